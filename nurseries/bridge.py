@@ -59,7 +59,8 @@ class Bridge:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True):
-            return await self._cross(crossing, args)
+            result = await self._cross(crossing, args)
+        return result
 
     async def cancellable(self, crossing: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run `await crossing(*args)` on the asyncio side; a cancel reaches it there, once.

@@ -2,7 +2,7 @@
 
 
 class Weather(Exception):  # noqa: N818 - it is not an error of ours
-    """The world misbehaves, not the program. Who meets it backs off; logged once per spell, no budget spent."""
+    """The world misbehaves, not the program: back off. Logged once per spell, costs no budget."""
 
 
 class Unavailable(Weather):
@@ -12,7 +12,8 @@ class Unavailable(Weather):
 class BudgetExhausted(Exception):  # noqa: N818
     """Something failed more often than its budget allows.
 
-    The last failure is the `__cause__`, if it was an error; `name` is what failed, `failures` how often it did within the budget's window.
+    `name` is what failed, `failures` how often it did within the budget's `seconds`. The last failure is the
+    `__cause__`, if it was an exception.
     """
 
     def __init__(self, name: str, failures: int, seconds: float, why: str) -> None:
