@@ -39,9 +39,7 @@ class Bridge:
     Its crossings may be made from any trio task of this run, also one started before it opened.
     """
 
-    def __init__(
-        self, loop: "trio_asyncio.TrioEventLoop", on_error: Callable[[BaseException], None] | None
-    ) -> None:
+    def __init__(self, loop: "trio_asyncio.TrioEventLoop", on_error: Callable[[BaseException], None] | None) -> None:
         self._loop = loop
         self._on_error = on_error
         self._error_times: deque[float] = deque(maxlen=_REMEMBERED_ERRORS)
@@ -60,7 +58,7 @@ class Bridge:
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True):
             result = await self._cross(crossing, args)
-        return result
+        return result  # noqa: RET504 - a cancel scope may swallow, says its type; without a deadline it never does
 
     async def cancellable(self, crossing: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Run `await crossing(*args)` on the asyncio side; a cancel reaches it there, once.
@@ -116,9 +114,7 @@ class Bridge:
             self._on_error(error)
 
     def __repr__(self) -> str:
-        return (
-            f"<Bridge {'open' if self._loop.is_running() else 'closed'}, {self.error_counts.total()} errors>"
-        )
+        return f"<Bridge {'open' if self._loop.is_running() else 'closed'}, {self.error_counts.total()} errors>"
 
 
 @asynccontextmanager

@@ -290,9 +290,7 @@ class _Kept(_Process):
         os.close(self._pidfd)
         if what == keeper.FAILED:
             raise OSError(number, os.strerror(number), os.fspath(spec.argv[0]))
-        raise ChildFailed(
-            f"{spec.name}: its keeper ended with {popen.returncode} before it had started anything"
-        )
+        raise ChildFailed(f"{spec.name}: its keeper ended with {popen.returncode} before it had started anything")
 
     @property
     def pid(self) -> int:
@@ -427,9 +425,7 @@ def _identity(spec: ChildSpec) -> _Identity | None:
     if uid in (None, os.geteuid()) and gid in (None, os.getegid()):
         return None
     if os.geteuid() != 0:
-        groups = (
-            None  # only root may choose them; the change itself is refused by the kernel, with its own words
-        )
+        groups = None  # only root may choose them; the change itself is refused by the kernel, with its own words
     return uid, gid, groups
 
 

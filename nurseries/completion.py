@@ -117,9 +117,7 @@ async def _attend(
             await child.stop(grace=0.0)
         # The program's tree is gone, so the streams end; should anything else hold them, that is not our
         # output.
-        nursery.cancel_scope.deadline = min(
-            nursery.cancel_scope.deadline, trio.current_time() + _DRAIN_LIMIT_S
-        )
+        nursery.cancel_scope.deadline = min(nursery.cancel_scope.deadline, trio.current_time() + _DRAIN_LIMIT_S)
     return Completed(
         returncode=await child.wait(),
         stdout=bytes(outputs[0].data),

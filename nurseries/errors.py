@@ -1,7 +1,7 @@
 """The few errors supervision knows by name. Everything else an application raises is judged by these."""
 
 
-class Weather(Exception):  # noqa: N818 - it is not an error of ours
+class Weather(Exception):
     """The world misbehaves, not the program: back off. Logged once per spell, costs no budget."""
 
 
@@ -9,7 +9,7 @@ class Unavailable(Weather):
     """Something everybody needs is away: whoever meets it parks at the shared gate until it is back."""
 
 
-class BudgetExhausted(Exception):  # noqa: N818
+class BudgetExhausted(Exception):
     """Something failed more often than its budget allows.
 
     `name` is what failed, `failures` how often it did within the budget's `seconds`. The last failure is the
@@ -23,12 +23,12 @@ class BudgetExhausted(Exception):  # noqa: N818
         self.seconds = seconds
 
 
-class CrossingCancelled(Exception):  # noqa: N818
+class CrossingCancelled(Exception):
     """A crossing into asyncio was cancelled from the asyncio side, which nobody on the trio side asked for.
 
     What it had done until then is unknown.
     """
 
 
-class ChildFailed(Exception):  # noqa: N818
+class ChildFailed(Exception):
     """A child process could not be started or kept, for a reason that is not its program's own."""
