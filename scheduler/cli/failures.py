@@ -1,0 +1,68 @@
+"""From an exception to a sentence on stderr and an exit status; None means: a bug, show the traceback."""
+
+import os
+import sys
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+CONFIGURATION = 78
+
+
+class Failed(Exception):
+    """The command did its work and the answer is no: `status` says which no; the message may be empty."""
+
+    def __init__(self, status: int, message: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+
+
+FAILED = 1
+USAGE = 2
+NOT_FOUND = 3
+CONFLICT = 4
+UNREACHABLE = 5
+TIMED_OUT = 7
+CHECK_FAILED = 8
+
+
+def explain(error: BaseException) -> int | None:
+    """Print what the user should know of `error` and return the exit status."""
+    from scheduler.config import ConfigError
+    from scheduler.control.protocol import EXIT_CODES, ControlError
+    from scheduler.home import HomeError, HomeInUse
+    from scheduler.store.errors import Conflict, DatabaseRefused, SchemaMismatch, StoreUnavailable
+
+    # Nurseries wrap what leaves them; one exception in one group is that exception.
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    match error:
+        case Failed():
+            return _say(str(error), error.status)
+        case ControlError():
+            return _say(error.message, EXIT_CODES[error.code])
+        case ConfigError():
+            return _say(str(error), CONFIGURATION)
+        case StoreUnavailable() | Conflict():
+            return _say(str(error), UNREACHABLE)
+        case DatabaseRefused() | SchemaMismatch():
+            return _say(str(error), FAILED)
+        case HomeInUse():
+            return _say(str(error), CONFLICT)
+        case HomeError():
+            return _say(str(error), FAILED)
+        case KeyboardInterrupt():
+            return _say("", INTERRUPTED)
+        case BrokenPipeError():
+            # Whoever read our output has had enough; the interpreter's own flush at exit must not complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141  # 128 + SIGPIPE
+    return None
+
+
+def _say(message: str, status: int) -> int:
+    if message:
+        from scheduler.cli.output import complain
+
+        complain(message)
+    return status
