@@ -10,19 +10,17 @@ import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Never, TypeVar
+from typing import Never, TypeVar
 
 import trio
 from attrs import define, field
 
+from nurseries.processes import ChildSpec
 from scheduler.executors import protocol
 from scheduler.executors.base import Topics, WorkerInfo
 from scheduler.executors.channel import Channel
 from scheduler.executors.inbox import Inbox
 from scheduler.model import Outcome, StartAnswer, StartRequest, Workload
-
-if TYPE_CHECKING:
-    from nurseries.processes import ChildSpec
 
 T = TypeVar("T")
 
@@ -46,14 +44,12 @@ def worker_spec(
     orphan_grace_s: float = 60.0,
     shutdown_grace_s: float = 30.0,
     python: str = sys.executable,
-) -> "ChildSpec":
+) -> ChildSpec:
     """How the daemon starts its worker: a child that outlives a SIGKILL of the daemon by `orphan_grace_s`.
 
     Stopping the child takes up to kill_grace_s and a few seconds: its tasks get SIGTERM, then SIGKILL.
     Call `LocalExecutor.drain` first to let them finish.
     """
-    from nurseries.processes import ChildSpec
-
     return ChildSpec(
         name="worker",
         argv=(
@@ -99,9 +95,7 @@ class LocalExecutor:
     Usually one worker is connected; after a restart of the daemon an old one may finish its tasks beside it.
     """
 
-    def __init__(
-        self, *, socket_path: Path, poke: Callable[[Hashable], None], topics: Topics | None = None
-    ) -> None:
+    def __init__(self, *, socket_path: Path, poke: Callable[[Hashable], None], topics: Topics | None = None) -> None:
         self.starts: Inbox[StartRequest] = Inbox()
         self.outcomes: Inbox[Outcome] = Inbox()
         self._socket_path = socket_path

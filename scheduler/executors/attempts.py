@@ -1,0 +1,311 @@
+"""One attempt in the worker, from its submission to its outcome."""
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import trio
+from attrs import define, field, frozen
+
+from scheduler.executors import job
+from scheduler.executors.logfile import LogFile
+from scheduler.executors.parents import Cradle
+from scheduler.executors.protocol import PeerError, encode
+from scheduler.model import Outcome, OutcomeKind, StartAnswer, Workload
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 65536
+_TIMEOUT_MARGIN = 2.0
+"""The task process times itself out; so much later the worker does it from outside."""
+_AFTER_SIGKILL = 5.0
+_LAST_READS = 64
+
+
+@frozen(kw_only=True)
+class Limits:
+    """What bounds every attempt of a worker."""
+
+    log_bytes: int
+    result_bytes: int
+    kill_grace: float
+
+
+@frozen(kw_only=True)
+class Intent:
+    """Why the worker ends an attempt."""
+
+    kind: OutcomeKind
+    reason: str
+    message: str
+
+
+class Desk(Protocol):
+    """Where an attempt turns to."""
+
+    def ask_start(self, token: str, pid: int) -> None: ...
+    def withdraw(self, token: str) -> None: ...
+
+
+@define(eq=False, kw_only=True)
+class Attempt:
+    """Runs as one trio task: it waits for news, and nothing else happens in between."""
+
+    workload: Workload
+    limits: Limits
+    desk: Desk
+    take: Callable[[], Cradle]
+    intent: Intent | None = None
+    _answer: StartAnswer | None = None
+    _cradle: Cradle | None = None
+    _ended: job.Ended | None = None
+    _news: trio.Event = field(factory=trio.Event)
+
+    # ---- from outside
+
+    def answer(self, answer: StartAnswer) -> None:
+        """The daemon's word about the start."""
+        if self._answer is None:
+            self._answer = answer
+            self._poke()
+
+    def stop(self, intent: Intent) -> None:
+        """End it; the first reason stays."""
+        if self.intent is None:
+            self.intent = intent
+            self._poke()
+
+    def _poke(self) -> None:
+        self._news.set()
+
+    # ---- its life
+
+    async def run(self) -> Outcome | None:
+        """What became of it; None when its start was refused, and then user code has not run."""
+        try:
+            cradle = self.take()
+        except OSError as error:  # no descriptors left
+            return self._outcome(OutcomeKind.LOST, "worker", f"no process could be prepared: {error}")
+        self._cradle = cradle
+        cradle.on_news = self._poke
+        logfile = LogFile(self.workload.log_path, limit=self.limits.log_bytes)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._pump, cradle, logfile)
+                nursery.start_soon(self._listen, cradle)
+                nursery.start_soon(cradle.channel.run_writer)
+                wanted = await self._live(cradle)
+                nursery.cancel_scope.cancel()
+            if not wanted:
+                return None
+            self._read_rest(cradle, logfile)
+            outcome = self._judge(cradle)
+            self._explain(outcome, logfile)
+            return outcome
+        finally:
+            cradle.on_news = _nothing
+            cradle.close()
+            logfile.close()
+
+    async def _live(self, cradle: Cradle) -> bool:
+        """False when the start was refused."""
+        cradle.channel.send(encode(job.Job(workload=self.workload, result_limit=self.limits.result_bytes)))
+        await self._until(lambda: cradle.pid != 0 or cradle.is_over)
+        if self.intent is None and not self._is_lost(cradle):
+            self.desk.ask_start(self.workload.token, cradle.pid)
+            cradle.parent.replenish()
+            await self._until(lambda: self._answer is not None or self._is_lost(cradle))
+            self.desk.withdraw(self.workload.token)
+        if self._answer is not None and self.intent is None:
+            if not self._answer.accepted:
+                cradle.channel.close()
+                await self._kill(cradle, grace=0)
+                return False
+            if not cradle.is_over:
+                await self._run_user_code(cradle, self._answer)
+        if not cradle.is_over or cradle.orphaned is not None:
+            await self._kill(cradle, grace=self.limits.kill_grace)
+        return True
+
+    async def _run_user_code(self, cradle: Cradle, answer: StartAnswer) -> None:
+        cradle.channel.send(encode(job.Go(inputs=answer.inputs)))
+        timeout = self.workload.execution_timeout
+        if timeout is None:
+            await self._until(lambda: cradle.is_over)
+            return
+        with trio.move_on_after(timeout + _TIMEOUT_MARGIN) as limit:
+            await self._until(lambda: cradle.is_over)
+        if limit.cancelled_caught:
+            message = f"timed out after {timeout:g} s"
+            self.stop(Intent(kind=OutcomeKind.FAILED, reason="timeout", message=message))
+
+    def _is_lost(self, cradle: Cradle) -> bool:
+        """Over before it began, and not by the task's own fault, which the daemon would have to let start first."""
+        if not cradle.is_over or cradle.import_failure is not None:
+            return False
+        self._read_channel(cradle)
+        return self._ended is None
+
+    async def _until(self, happened: Callable[[], bool]) -> None:
+        """Wait until it has happened, or somebody wants the attempt to end."""
+        while not happened() and self.intent is None:
+            await self._news.wait()
+            self._news = trio.Event()
+
+    async def _until_over(self, cradle: Cradle, seconds: float) -> bool:
+        with trio.move_on_after(seconds):
+            while cradle.exit_code is None and cradle.orphaned is None:
+                await self._news.wait()
+                self._news = trio.Event()
+        return cradle.exit_code is not None
+
+    # ---- ending it
+
+    async def _kill(self, cradle: Cradle, *, grace: float) -> None:
+        """SIGTERM to the group, SIGKILL after `grace` seconds; returns when the process is gone."""
+        if cradle.pid == 0:
+            return
+        if grace > 0:
+            _signal_group(cradle.pid, signal.SIGTERM)
+            if await self._wait_gone(cradle, grace):
+                return
+        _signal_group(cradle.pid, signal.SIGKILL)
+        if not await self._wait_gone(cradle, _AFTER_SIGKILL):
+            log.error("process %d of attempt %s survives SIGKILL", cradle.pid, self.workload.token)
+
+    async def _wait_gone(self, cradle: Cradle, seconds: float) -> bool:
+        if cradle.orphaned is None and await self._until_over(cradle, seconds):
+            return True
+        if cradle.orphaned is None:
+            return False
+        try:  # its parent cannot tell us any more
+            fd = os.pidfd_open(cradle.pid)
+        except OSError:
+            return True
+        try:
+            with trio.move_on_after(seconds):
+                await trio.lowlevel.wait_readable(fd)
+                # The leader is gone; what else was in its group goes with it.
+                _signal_group(cradle.pid, signal.SIGKILL)
+                return True
+        finally:
+            os.close(fd)
+        return False
+
+    # ---- what it says
+
+    async def _listen(self, cradle: Cradle) -> None:
+        while True:
+            try:
+                payloads = await cradle.channel.receive()
+            except PeerError:
+                return  # user code wrote to our socket
+            if payloads is None:
+                return
+            self._take_in(payloads)
+
+    def _read_channel(self, cradle: Cradle) -> None:
+        with contextlib.suppress(PeerError):
+            while payloads := cradle.channel.receive_nowait():
+                self._take_in(payloads)
+
+    def _take_in(self, payloads: list[bytes]) -> None:
+        for payload in payloads:
+            with contextlib.suppress(msgspec.MsgspecError):
+                self._ended = job.decode_ended(payload)
+
+    async def _pump(self, cradle: Cradle, logfile: LogFile) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(cradle.output)
+            if not _copy(cradle.output, logfile):
+                return
+
+    def _read_rest(self, cradle: Cradle, logfile: LogFile) -> None:
+        """What it said and wrote before its end; bounded, since somebody may have inherited the pipe."""
+        self._read_channel(cradle)
+        for _ in range(_LAST_READS):
+            if not _copy(cradle.output, logfile):
+                return
+
+    # ---- what became of it
+
+    def _judge(self, cradle: Cradle) -> Outcome:
+        ended, intent, code = self._ended, self.intent, cradle.exit_code
+        if ended is not None and ended.kind is not OutcomeKind.FAILED:
+            return self._of(ended, code)  # it was done before we could stop it
+        if intent is not None:
+            return self._outcome(intent.kind, intent.reason, intent.message, exit_code=code)
+        if cradle.import_failure is not None:
+            message = f"the DAG file does not import: {cradle.import_failure}"
+            return self._outcome(OutcomeKind.FAILED, "import", message)
+        if ended is not None:
+            return self._of(ended, code)
+        if self._answer is None:
+            why = cradle.orphaned or f"its process ended before the start (status {code})"
+            return self._outcome(OutcomeKind.LOST, "worker", why, exit_code=code)
+        if code is None:
+            return self._outcome(OutcomeKind.LOST, "worker", cradle.orphaned or "nobody saw its end")
+        if code < 0:
+            return self._outcome(OutcomeKind.FAILED, "signal", _killed_by(-code), exit_code=code)
+        message = f"the process ended with status {code} before the task returned (os._exit?)"
+        return self._outcome(OutcomeKind.FAILED, "exit", message, exit_code=code)
+
+    def _of(self, ended: job.Ended, code: int | None) -> Outcome:
+        return Outcome(
+            token=self.workload.token,
+            kind=ended.kind,
+            result=ended.result,
+            decision=ended.decision,
+            retryable=ended.retryable,
+            message=ended.message,
+            exit_code=code,
+            reason=ended.reason,
+        )
+
+    def _outcome(self, kind: OutcomeKind, reason: str, message: str, *, exit_code: int | None = None) -> Outcome:
+        return Outcome(token=self.workload.token, kind=kind, reason=reason, message=message, exit_code=exit_code)
+
+    def _explain(self, outcome: Outcome, logfile: LogFile) -> None:
+        """Into the log what the task process could not say itself."""
+        if self._ended is not None and outcome.message == self._ended.message:
+            return
+        if self._cradle is not None and self._cradle.import_failure is not None:
+            logfile.write(bytes(self._cradle.parent.tail))
+        logfile.write(f"asyncsched: {outcome.kind}: {outcome.message}\n".encode("utf-8", "backslashreplace"))
+
+
+def _nothing() -> None:
+    """Nobody listens any more."""
+
+
+def _copy(output: int, logfile: LogFile) -> bool:
+    """False when there is nothing to read now."""
+    try:
+        data = os.read(output, _CHUNK)
+    except BlockingIOError:
+        return False
+    logfile.write(data)
+    return bool(data)
+
+
+def _signal_group(pid: int, signum: signal.Signals) -> None:
+    try:
+        os.killpg(pid, signum)
+    except ProcessLookupError:  # forked just now, and not yet the leader of its group
+        with contextlib.suppress(OSError):
+            os.kill(pid, signum)
+    except OSError as error:
+        log.warning("process group %d could not be signalled: %s", pid, error)
+
+
+def _killed_by(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    hint = " (out of memory?)" if number == signal.SIGKILL else ""
+    return f"killed by {name}{hint}"

@@ -1,0 +1,61 @@
+"""Finds the processes that an attempt left behind outside its process group.
+
+A warm parent is a subreaper: whatever loses its parent below it becomes its child. Whose it was shows in what it
+inherited: the attempt's log pipe or socket among its descriptors, or, after an exec, a variable in its environment.
+What hides all of that is found at the latest when no attempt runs here any more.
+"""
+
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Collection
+
+VARIABLE = "ASYNCSCHED_ATTEMPT_PID"
+_PR_SET_CHILD_SUBREAPER = 36
+_PASSES = 50
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_subreaper() -> None:
+    """Let processes below us that lose their parent become our children. Not inherited by fork."""
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill_orphans(pid: int, pipes: Collection[str], attempts: Collection[int]) -> None:
+    """Kill what the ended attempt `pid` left: our children that are no attempts and bear its marks.
+
+    `pipes` are its descriptors as /proc shows them ("pipe:[123]"). With no `attempts` alive, every such child goes.
+    """
+    for _ in range(_PASSES):  # the children of a killed orphan become our children in their turn
+        strays = [child for child in children() if child not in attempts]
+        found = [child for child in strays if not attempts or _bears_marks(child, pid, pipes)]
+        if not found:
+            return
+        for child in found:
+            for kill in (os.killpg, os.kill):
+                with contextlib.suppress(OSError):
+                    kill(child, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, 0)
+
+
+def children() -> list[int]:
+    """Our direct children, the dead ones not yet reaped included; empty where the kernel does not tell."""
+    try:
+        with open("/proc/thread-self/children", "rb") as listing:
+            return [int(child) for child in listing.read().split()]
+    except OSError:
+        return []
+
+
+def _bears_marks(child: int, pid: int, pipes: Collection[str]) -> bool:
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(f"/proc/{child}/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(entry.path) in pipes:
+                    return True
+    with contextlib.suppress(OSError), open(f"/proc/{child}/environ", "rb") as environ:
+        return f"{VARIABLE}={pid}".encode() in environ.read().split(b"\0")
+    return False
