@@ -1,0 +1,1 @@
+"""What should happen: a snapshot in, a plan out. Pure functions of values and an instant."""

@@ -1,0 +1,121 @@
+"""End attempts: judge what is said of each and write the consequence, fenced by its claim token.
+
+Called with the tokens' instances locked. A report is accepted once; the same report again is accepted again and
+changes nothing; any other, or one about an attempt that is history, is refused. Whatever is said of an attempt is
+settled after this: the reporter may forget it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from enum import StrEnum
+
+import msgspec
+
+from scheduler.decisions.outcomes import Try, consequence
+from scheduler.model import FINISHED, AttemptState, Outcome, OutcomeKind, TaskState
+from scheduler.model.facts import FactKind
+from scheduler.store import events, tasks
+from scheduler.store.documents import Graphs
+from scheduler.store.events import EventKind
+from scheduler.store.topics import Topic
+from scheduler.store.writer import Row, Transaction
+
+LIVE = (AttemptState.QUEUED, AttemptState.RUNNING)
+SHUTDOWN = "shutdown"
+
+
+class Verdict(StrEnum):
+    """What became of a report."""
+
+    ACCEPTED = "accepted"
+    REPEATED = "repeated"
+    REFUSED = "refused"
+
+
+def digest(outcome: Outcome) -> str:
+    """Two reports with the same digest say the same."""
+    return hashlib.sha256(msgspec.json.encode(outcome, order="deterministic")).hexdigest()
+
+
+async def settle(tx: Transaction, graphs: Graphs, outcomes: Sequence[Outcome]) -> dict[str, Verdict]:
+    """Write the consequences of these outcomes, one for each token; return what became of each report."""
+    said = {outcome.token: outcome for outcome in outcomes}
+    rows = await tasks.by_token(tx, said)
+    known = await graphs.load(tx, {row["version_id"] for row in rows.values()})
+    answers: dict[str, Verdict] = dict.fromkeys(said, Verdict.REFUSED)
+    ends = []
+    for token, row in rows.items():
+        outcome = said[token]
+        report = digest(outcome)
+        if row["report"] == report:
+            answers[token] = Verdict.REPEATED
+        elif _may_end(row, outcome):
+            answers[token] = Verdict.ACCEPTED
+            task = known[row["version_id"]].tasks[row["task_index"]]
+            seen = Try(
+                key=row["ti_id"],
+                try_number=row["try_number"],
+                max_tries=row["max_tries"],
+                losses=row["losses"],
+                policy=task.retry,
+                rerun_when_lost=task.rerun_when_lost,
+                cancel_requested=row["cancel_requested_at"] is not None or row["verdict"] is not None,
+            )
+            end = consequence(
+                seen,
+                outcome.kind,
+                retryable=outcome.retryable,
+                now=tx.now,
+                planned=outcome.reason == SHUTDOWN,
+            )
+            ends.append((row, outcome, end, report))
+    if ends:
+        await tasks.end(
+            tx,
+            [
+                tasks.End(
+                    key=row["ti_id"],
+                    token=str(row["token"]),
+                    consequence=end,
+                    exit_code=outcome.exit_code,
+                    reason=outcome.reason,
+                    message=outcome.message,
+                    report=report,
+                    result=outcome.result,
+                    decision=outcome.decision if end.state is TaskState.SUCCESS else None,
+                )
+                for row, outcome, end, report in ends
+            ],
+        )
+        entries: list[events.Entry] = []
+        for row, _, end, _ in ends:
+            if end.state in FINISHED:
+                entries.append((row["run_pk"], row["ti_id"], EventKind.TASK, tx.now))
+            elif end.state is TaskState.UP_FOR_RETRY and end.retry_at is not None:
+                entries.append((row["run_pk"], row["ti_id"], EventKind.TASK, end.retry_at))
+        await events.append(tx, entries)
+        for row, outcome, end, _ in ends:
+            tx.tell(
+                FactKind.TASK_ENDED,
+                dag_id=row["dag_id"],
+                run_id=row["run_id"],
+                task_id=row["task_id"],
+                try_number=row["try_number"],
+                state=str(end.state),
+                message=outcome.message,
+            )
+        tx.announce(Topic.SLOT_FREED)
+        if any(end.state is TaskState.SCHEDULED for *_, end, _ in ends):
+            tx.announce(Topic.TASK_SCHEDULED)
+    for token, answer in answers.items():
+        if answer is Verdict.REFUSED:
+            tx.tell(FactKind.REPORT_REFUSED, token=token)
+    return answers
+
+
+def _may_end(row: Row, outcome: Outcome) -> bool:
+    if not row["live"] or row["attempt_state"] not in LIVE:
+        return False
+    # user code runs only after the start has been won: nothing that was not started can have succeeded
+    started = row["attempt_state"] == AttemptState.RUNNING
+    return started or outcome.kind in (OutcomeKind.FAILED, OutcomeKind.LOST)

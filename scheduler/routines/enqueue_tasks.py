@@ -1,0 +1,173 @@
+"""Admission: give slots to scheduled tasks by priority, within every limit, and hand them to the executor.
+
+scheduled -> queued, with an attempt and its claim token. The owner of each limit is locked before its use is
+counted: the run (max_active_tasks), the pools, and the row that owns the limit of the installation. Handed over
+after the commit; if this process dies in between, rescue finds the attempt and takes it back.
+"""
+
+import uuid
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from attrs import frozen
+
+from nurseries.routine import Pace, Progress
+from scheduler.decisions.admission import Candidate, Room, admit, free, in_order
+from scheduler.decisions.graph import Graph
+from scheduler.executors.base import Executor
+from scheduler.loading.sources import PinnedSources
+from scheduler.model import Workload
+from scheduler.store import dags, pools, runs, tasks
+from scheduler.store.documents import Graphs
+from scheduler.store.locks import Lock
+from scheduler.store.pools import EVERYTHING
+from scheduler.store.topics import Topic
+from scheduler.store.transaction import Store
+from scheduler.store.writer import Row, Transaction, writer
+
+PAGE = 500
+"""Candidates looked at in one transaction."""
+PAGES = 20
+"""Pages in one step: past tasks whose run or pool is full, to those that can be admitted."""
+
+
+@frozen(kw_only=True)
+class Admitted:
+    """What one transaction did."""
+
+    workloads: tuple[Workload, ...] = ()
+    seen: int = 0
+    full_runs: frozenset[int] = frozenset()
+    full_pools: frozenset[str] = frozenset()
+    skipped: bool = False
+
+
+@frozen(kw_only=True)
+class Place:
+    """Where attempts go: written into them."""
+
+    daemon: str
+    """The daemon's seat."""
+    logs: Path
+    source_path: Callable[[str, str], Path]
+    """(source hash, file) -> path of the pinned copy."""
+    dags_dir: Path
+
+
+@writer(Lock.DAG_RUN, Lock.POOL, Lock.TASK_INSTANCE)
+async def admit_scheduled(
+    tx: Transaction,
+    graphs: Graphs,
+    place: Place,
+    slots: int,
+    full_runs: Collection[int],
+    full_pools: Collection[str],
+) -> Admitted:
+    """Admit up to `slots` tasks, looking past the runs and pools that are known to be full."""
+    ready = await tasks.ready(tx, full_runs=full_runs, full_pools=full_pools, at_most=PAGE)
+    if not ready:
+        return Admitted()
+    candidates = [
+        Candidate(key=row["id"], run_pk=row["run_pk"], pool=row["pool"], pool_slots=row["pool_slots"]) for row in ready
+    ]
+    wanted_runs = {one.run_pk for one in candidates}
+    held = await tx.lock(runs.CLAIM_RUNNING, keys=sorted(wanted_runs))
+    names = {one.pool for one in candidates}
+    await tx.lock(pools.LOCK_NAMED, names=sorted(names | {EVERYTHING}))
+    facts = await tasks.run_facts(tx, held)
+    known = await graphs.load(tx, {row["version_id"] for row in facts.values()})
+    use = {row["name"]: free(row["slots"], int(row["used"])) for row in await pools.use(tx, names)}
+    total = use.pop(EVERYTHING)
+    room = Room(
+        total=slots if total < 0 else min(slots, total),
+        runs={key: max(0, known[row["version_id"]].dag.max_active_tasks - row["active"]) for key, row in facts.items()},
+        pools=use,
+    )
+    decision = admit(candidates, room)
+    taken = await tx.lock(tasks.LOCK_SCHEDULED, keys=sorted(decision.admitted))
+    instances = await tasks.admitted(tx, taken)
+    chosen = in_order([one for one in candidates if one.key in instances], decision.admitted)
+    workloads, claims = [], []
+    for one in chosen:
+        row, run = instances[one.key], facts[one.run_pk]
+        token = str(uuid.uuid4())
+        workload = _workload(token, row, run, known[run["version_id"]], place)
+        workloads.append(workload)
+        claims.append(tasks.Claim(key=one.key, token=token, try_number=row["try_number"], log_path=workload.log_path))
+    if claims:
+        await tasks.admit(tx, claims, daemon=place.daemon)
+    return Admitted(
+        workloads=tuple(workloads),
+        seen=len(ready),
+        full_runs=decision.full_runs,
+        full_pools=decision.full_pools | (names - use.keys()),
+        skipped=len(held) < len(wanted_runs),
+    )
+
+
+def _workload(token: str, row: Row, run: Row, graph: Graph, place: Place) -> Workload:
+    task = graph.tasks[row["task_index"]]
+    conf = run["conf"] or {}
+    # made of integers and the token only: no name that a user chose becomes part of a path
+    log = place.logs / str(run["id"]) / f"{row['id']}-{row['try_number']}-{token}.log"
+    return Workload(
+        token=token,
+        dag_id=run["dag_id"],
+        run_id=run["run_id"],
+        task_id=row["task_id"],
+        map_index=row["map_index"],
+        try_number=row["try_number"],
+        max_tries=row["max_tries"],
+        run_type=run["run_type"],
+        logical_date=run["logical_date"],
+        data_interval_start=run["data_interval_start"],
+        data_interval_end=run["data_interval_end"],
+        run_after=run["run_after"],
+        params={**graph.dag.params, **conf},
+        conf=conf,
+        file=str(place.dags_dir / run["file"]),
+        source_path=str(place.source_path(run["source_hash"], run["file"])),
+        source_hash=run["source_hash"],
+        log_path=str(log),
+        execution_timeout=task.execution_timeout,
+    )
+
+
+@frozen(kw_only=True)
+class EnqueueTasks:
+    """Who revisits a run that was skipped because somebody held it: this routine, 20 ms later."""
+
+    store: Store
+    graphs: Graphs
+    executor: Executor
+    place: Place
+    sources: PinnedSources
+    pace = Pace(seconds=5)
+    wakes_on = (Topic.TASK_SCHEDULED, Topic.SLOT_FREED, Topic.WORKER_CHANGED)
+
+    async def step(self) -> Progress:
+        full_runs: frozenset[int] = frozenset()
+        full_pools: frozenset[str] = frozenset()
+        skipped = False
+        for _ in range(PAGES):
+            slots = self.executor.free_slots()
+            if slots <= 0:
+                return Progress.IDLE
+            done = await self.store.transact(admit_scheduled, self.graphs, self.place, slots, full_runs, full_pools)
+            await self._pin(done.workloads)
+            self.executor.submit(done.workloads)
+            skipped = skipped or done.skipped
+            looked_past = len(full_runs) + len(full_pools)
+            full_runs |= done.full_runs
+            full_pools |= done.full_pools
+            if done.seen < PAGE or (not done.workloads and len(full_runs) + len(full_pools) == looked_past):
+                break
+        return Progress.again(0.02) if skipped else Progress.IDLE
+
+    async def _pin(self, workloads: Collection[Workload]) -> None:
+        """Another daemon may have loaded a file that an attempt of ours needs: then its text comes from the store."""
+        for source_hash, file in {(one.source_hash, one.file) for one in workloads}:
+            if not self.sources.has(source_hash, file):
+                text = await self.store.read(dags.source_of, source_hash)
+                if text is not None:
+                    self.sources.write(source_hash, file, text)

@@ -1,0 +1,73 @@
+"""Take back attempts that nobody will report on: their worker is dead, or they were never handed over.
+
+Lost while running: the worker's lease has ended. The task is scheduled again as the same try, twice; the third
+loss fails it. Never started: queued for too long, or by a daemon that is gone; taken back at once, since its
+start can no longer be won. Judged on the database's clock, by any daemon.
+
+After a start or an outage of the database nobody is thought dead for one lease: they could not renew it either.
+"""
+
+from attrs import define, field
+
+from nurseries.clock import Clock
+from nurseries.routine import Pace, Progress
+from scheduler.model import Outcome, OutcomeKind
+from scheduler.procedures.settle import Verdict, settle
+from scheduler.store import tasks
+from scheduler.store.documents import Graphs
+from scheduler.store.locks import Lock
+from scheduler.store.seats import LEASE_SECONDS
+from scheduler.store.topics import Topic
+from scheduler.store.transaction import Store
+from scheduler.store.writer import Transaction, writer
+
+PATIENCE_SECONDS = 20.0
+"""How long an attempt may be queued without being started."""
+
+
+@writer(Lock.SEAT, Lock.TASK_INSTANCE)
+async def rescue_lost(tx: Transaction, graphs: Graphs, at_most: int) -> int:
+    """End the running attempts of workers whose lease has ended. Returns how many were lost."""
+    seats = await tx.lock(tasks.CLAIM_EXPIRED_WORKERS, now=tx.now, at_most=at_most)
+    tokens = await tasks.tokens_lost_with(tx, seats, at_most=at_most)
+    return await _lose(tx, graphs, tokens, reason="lease", message="the worker's lease has ended")
+
+
+@writer(Lock.TASK_INSTANCE)
+async def rescue_stuck(tx: Transaction, graphs: Graphs, at_most: int) -> int:
+    """Take back attempts that were claimed and never started. Returns how many."""
+    tokens = await tasks.tokens_stuck(tx, patience=PATIENCE_SECONDS, at_most=at_most)
+    return await _lose(tx, graphs, tokens, reason="shutdown", message="it was never started")
+
+
+async def _lose(tx: Transaction, graphs: Graphs, tokens: list[str], *, reason: str, message: str) -> int:
+    if not tokens:
+        return 0
+    await tx.lock(tasks.LOCK_OF_TOKENS, tokens=tokens)
+    lost = [Outcome(token=token, kind=OutcomeKind.LOST, reason=reason, message=message) for token in tokens]
+    answers = await settle(tx, graphs, lost)
+    return sum(1 for verdict in answers.values() if verdict is Verdict.ACCEPTED)
+
+
+@define(kw_only=True, eq=False)
+class Rescue:
+    """Bounded batches; who is skipped, because somebody holds its row, is found again at the next pace."""
+
+    store: Store
+    graphs: Graphs
+    clock: Clock
+    at_most: int = 200
+    pace = Pace(seconds=5)
+    wakes_on = (Topic.WORKER_CHANGED,)
+    _good_since: float | None = field(default=None, init=False)
+    _last_step: float = field(default=0.0, init=False)
+
+    async def step(self) -> Progress:
+        now = self.clock.monotonic()
+        if self._good_since is None or now - self._last_step > LEASE_SECONDS:
+            self._good_since = now  # the daemon has just come up, or stood still with everybody else
+        self._last_step = now
+        found = await self.store.transact(rescue_stuck, self.graphs, self.at_most)
+        if now - self._good_since >= LEASE_SECONDS:
+            found += await self.store.transact(rescue_lost, self.graphs, self.at_most)
+        return Progress.MORE if found >= self.at_most else Progress.IDLE

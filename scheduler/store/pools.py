@@ -1,0 +1,67 @@
+"""Pools: how many slots, how many in use. The row named "*" owns the limit of the whole installation."""
+
+from collections.abc import Collection, Sequence
+
+import sqlalchemy as sa
+
+from scheduler.store import tables as t
+from scheduler.store.locks import Lock, Mode, Wait, locking
+from scheduler.store.writer import Reading, Row, Transaction, writer
+
+EVERYTHING = "*"
+
+_named = t.pool.c.name == sa.any_(sa.bindparam("names", type_=sa.ARRAY(sa.Text)))
+LOCK_NAMED = locking(Lock.POOL, _named, wait=Wait.WAIT)
+LOCK_FOR_DELETION = locking(Lock.POOL, _named, wait=Wait.WAIT, mode=Mode.UPDATE)
+
+_USE = sa.text(
+    "SELECT p.name, p.slots, coalesce(u.slots, 0) AS used FROM pool p LEFT JOIN"
+    " (SELECT pool, sum(pool_slots) AS slots FROM task_instance WHERE state IN ('queued', 'running') GROUP BY pool) u"
+    " ON u.pool = p.name WHERE p.name = ANY(:names)"
+    " UNION ALL SELECT '*', p.slots, (SELECT count(*) FROM task_instance WHERE state IN ('queued', 'running'))"
+    " FROM pool p WHERE p.name = '*'"
+)
+
+
+async def use(tx: Reading, names: Collection[str]) -> Sequence[Row]:
+    """name, slots and used of these pools, and of the whole installation as "*"."""
+    return await tx.fetch(_USE, {"names": sorted(set(names) - {EVERYTHING})})
+
+
+_INSERT = sa.text(
+    "INSERT INTO pool (name, slots, description) VALUES (:name, :slots, :description)"
+    " ON CONFLICT DO NOTHING RETURNING id"
+)
+_UPDATE = sa.text(
+    "UPDATE pool SET slots = :slots, description = coalesce(:description, description) WHERE id = ANY(:keys)"
+)
+_DELETE = sa.text("DELETE FROM pool WHERE id = ANY(:keys)")
+
+
+@writer(Lock.POOL, inserts=(Lock.POOL,))
+async def write_pool(tx: Transaction, name: str, slots: int, description: str | None) -> bool:
+    """Create a pool or change it; True if it is new. Lowering the slots stops nothing that runs."""
+    keys = await tx.lock(LOCK_NAMED, names=[name])
+    parameters = {"name": name, "slots": slots, "description": description, "keys": keys}
+    if keys:
+        await tx.write(Lock.POOL, keys, _UPDATE, parameters)
+        return False
+    rows = await tx.insert(Lock.POOL, _INSERT, parameters | {"description": description or ""})
+    return bool(rows)
+
+
+_WAITING = sa.text(
+    "SELECT count(*) AS n FROM task_instance WHERE pool = :name AND state IN ('scheduled', 'queued', 'running')"
+)
+
+
+@writer(Lock.POOL, mode=Mode.UPDATE)
+async def drop_pool(tx: Transaction, name: str) -> int | None:
+    """Delete a pool; None: no such pool. Returns how many tasks still need it, and then deletes nothing."""
+    keys = await tx.lock(LOCK_FOR_DELETION, names=[name])
+    if not keys:
+        return None
+    (row,) = await tx.fetch(_WAITING, {"name": name})
+    if row["n"] == 0:
+        await tx.write(Lock.POOL, keys, _DELETE, {"keys": keys})
+    return int(row["n"])

@@ -1,0 +1,84 @@
+"""Seats: daemons and workers that are alive as long as their lease, on the database's clock, has not ended."""
+
+import sqlalchemy as sa
+from attrs import frozen
+
+from scheduler.store import tables as t
+from scheduler.store.locks import Lock, Wait, locking
+from scheduler.store.transaction import Store
+from scheduler.store.writer import Transaction, writer
+
+BEAT_SECONDS = 5.0
+LEASE_SECONDS = 15.0
+"""Three beats: two may be lost before anybody is thought dead."""
+
+
+@frozen(kw_only=True)
+class Seat:
+    """Who sits there. `uuid` is the identity written into attempts."""
+
+    uuid: str
+    kind: str
+    hostname: str
+    pid: int
+    home: str
+
+
+_MINE = locking(
+    Lock.SEAT,
+    sa.and_(
+        t.seat.c.kind == "daemon",
+        t.seat.c.hostname == sa.bindparam("hostname"),
+        t.seat.c.home == sa.bindparam("home"),
+        t.seat.c.lease_until > sa.func.clock_timestamp(),
+    ),
+    wait=Wait.WAIT,
+)
+_END = sa.text("UPDATE seat SET lease_until = clock_timestamp() WHERE id = ANY(:keys)")
+_TAKE = sa.text(
+    "INSERT INTO seat (uuid, kind, hostname, pid, home, lease_until) VALUES (CAST(:uuid AS uuid), :kind,"
+    " :hostname, :pid, :home, clock_timestamp() + make_interval(secs => :lease))"
+    " ON CONFLICT (uuid) DO UPDATE SET lease_until = excluded.lease_until RETURNING id"
+)
+_BEAT = sa.text(
+    "UPDATE seat SET lease_until = clock_timestamp() + make_interval(secs => :lease) WHERE uuid = CAST(:uuid AS uuid)"
+)
+_LEAVE = sa.text("UPDATE seat SET lease_until = clock_timestamp() WHERE uuid = CAST(:uuid AS uuid)")
+
+
+def _row(seat: Seat) -> dict[str, object]:
+    return {
+        "uuid": seat.uuid,
+        "kind": seat.kind,
+        "hostname": seat.hostname,
+        "pid": seat.pid,
+        "home": seat.home,
+        "lease": LEASE_SECONDS,
+    }
+
+
+@writer(Lock.SEAT, inserts=(Lock.SEAT,))
+async def take_seat(tx: Transaction, seat: Seat) -> None:
+    """Sit down as the daemon of a home, and end the leases of those that sat there before.
+
+    The caller holds the home's lock, so earlier daemons of the same home and host are dead for certain.
+    """
+    before = await tx.lock(_MINE, hostname=seat.hostname, home=seat.home)
+    if before:
+        await tx.write(Lock.SEAT, before, _END, {"keys": before})
+    await tx.insert(Lock.SEAT, _TAKE, _row(seat))
+
+
+async def register(store: Store, seat: Seat) -> None:
+    """Seat a worker, or renew the lease of one that is known. One statement on one row."""
+    await store.single(_TAKE, _row(seat))
+
+
+async def beat(store: Store, uuid: str) -> bool:
+    """Renew a lease for LEASE_SECONDS. False: there is no such seat."""
+    return await store.single(_BEAT, {"uuid": uuid, "lease": LEASE_SECONDS}) == 1
+
+
+async def leave(store: Store, uuid: str) -> None:
+    """End a lease at once, on a clean stop."""
+    await store.single(_LEAVE, {"uuid": uuid})

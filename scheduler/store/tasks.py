@@ -1,0 +1,426 @@
+"""Task instances and their attempts: judged, admitted, started, ended. Each verb owns its transitions."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from attrs import frozen
+
+from scheduler.decisions.outcomes import Consequence
+from scheduler.decisions.readiness import Seen
+from scheduler.model import AttemptState, TaskState
+from scheduler.model.states import sources
+from scheduler.store import tables as t
+from scheduler.store.locks import Lock, Wait, by_key, keys_param, locking
+from scheduler.store.writer import Reading, Row, Transaction
+
+_JUDGEABLE = (TaskState.NONE, TaskState.UP_FOR_RETRY, TaskState.SCHEDULED)
+
+LOCK_JUDGEABLE = by_key(Lock.TASK_INSTANCE, t.task_instance.c.state.in_(_JUDGEABLE), wait=Wait.WAIT)
+LOCK_SCHEDULED = by_key(Lock.TASK_INSTANCE, t.task_instance.c.state == TaskState.SCHEDULED, wait=Wait.WAIT)
+LOCK_UNFINISHED = locking(
+    Lock.TASK_INSTANCE,
+    sa.and_(
+        t.task_instance.c.run_pk == sa.any_(keys_param("runs")),
+        t.task_instance.c.state.in_((*_JUDGEABLE, TaskState.QUEUED, TaskState.RUNNING)),
+    ),
+    wait=Wait.WAIT,
+)
+_tokens: sa.BindParameter[Any] = sa.bindparam("tokens", type_=sa.ARRAY(t.attempt.c.token.type))
+LOCK_OF_TOKENS = locking(
+    Lock.TASK_INSTANCE,
+    # attempt.ti_id never changes, so what this sub-select read cannot be stale after a wait
+    t.task_instance.c.id.in_(sa.select(t.attempt.c.ti_id).where(t.attempt.c.token == sa.any_(_tokens))),
+    wait=Wait.WAIT,
+)
+
+# --- judging ------------------------------------------------------------------------------------------------
+
+_OF_RUN = sa.select(
+    t.task_instance.c.run_pk,
+    t.task_instance.c.task_index,
+    t.task_instance.c.state,
+    t.task_instance.c.retry_at,
+    t.task_instance.c.decision,
+).where(t.task_instance.c.run_pk == sa.any_(keys_param("runs")))
+_KEYS = sa.text(
+    "SELECT ti.id, ti.run_pk, ti.task_index FROM unnest(CAST(:runs AS bigint[]), CAST(:indexes AS integer[]))"
+    " AS v(run_pk, task_index) JOIN task_instance ti ON ti.run_pk = v.run_pk AND ti.task_index = v.task_index"
+)
+_SCHEDULE = sa.text(
+    "UPDATE task_instance ti SET state = v.state, retry_at = NULL,"
+    " try_number = ti.try_number + CASE WHEN v.state IN ('scheduled', 'success') THEN 1 ELSE 0 END,"
+    " end_date = CASE WHEN v.state = 'scheduled' THEN NULL ELSE CAST(:now AS timestamptz) END,"
+    " start_date = CASE WHEN v.state = 'scheduled' THEN NULL ELSE ti.start_date END"
+    " FROM unnest(CAST(:keys AS bigint[]), CAST(:states AS text[])) AS v(id, state)"
+    " WHERE ti.id = v.id AND ti.state = ANY(:judgeable)"
+)
+
+
+def seen(row: Row) -> Seen:
+    """A row of an instance as the decisions want it."""
+    return Seen(
+        index=row["task_index"],
+        state=TaskState(row["state"]),
+        retry_at=row["retry_at"],
+        decision=row["decision"],
+    )
+
+
+async def of_runs(tx: Reading, run_pks: Collection[int]) -> dict[int, list[Seen]]:
+    """All instances of these runs, by run."""
+    found: dict[int, list[Seen]] = {run_pk: [] for run_pk in run_pks}
+    for row in await tx.fetch(_OF_RUN, {"runs": sorted(run_pks)}):
+        found[row["run_pk"]].append(seen(row))
+    return found
+
+
+async def keys_of(tx: Reading, places: Collection[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """Primary keys by (run key, task position); keys never change, so no lock is needed to read them."""
+    ordered = sorted(places)
+    parameters = {"runs": [run for run, _ in ordered], "indexes": [index for _, index in ordered]}
+    rows = await tx.fetch(_KEYS, parameters)
+    return {(row["run_pk"], row["task_index"]): row["id"] for row in rows}
+
+
+async def schedule(tx: Transaction, changes: Mapping[int, TaskState]) -> None:
+    """Write what judging decided, for held candidates."""
+    if not changes:
+        return
+    await tx.write(
+        Lock.TASK_INSTANCE,
+        changes.keys(),
+        _SCHEDULE,
+        {
+            "now": tx.now,
+            "keys": list(changes),
+            "states": [str(state) for state in changes.values()],
+            "judgeable": [str(state) for state in _JUDGEABLE],
+        },
+    )
+
+
+# --- admission ----------------------------------------------------------------------------------------------
+
+_READY = sa.text(
+    "SELECT ti.id, ti.run_pk, ti.pool, ti.pool_slots FROM task_instance ti"
+    " JOIN dag_run r ON r.id = ti.run_pk AND r.state = 'running' AND r.verdict IS NULL"
+    " JOIN dag d ON d.id = r.dag_pk AND NOT d.is_paused"
+    " WHERE ti.state = 'scheduled' AND ti.run_pk <> ALL(:full_runs) AND ti.pool <> ALL(:full_pools)"
+    " ORDER BY ti.priority DESC, ti.ready_order, ti.task_index, ti.id LIMIT :at_most"
+)
+_RUN_FACTS = sa.text(
+    "SELECT r.id, r.version_id, r.run_id, r.run_type, r.logical_date, r.data_interval_start,"
+    " r.data_interval_end, r.run_after, r.conf, d.dag_id, d.file, v.source_hash,"
+    " (SELECT count(*) FROM task_instance a WHERE a.run_pk = r.id AND a.state IN ('queued', 'running')) AS active"
+    " FROM dag_run r JOIN dag d ON d.id = r.dag_pk JOIN dag_version v ON v.id = r.version_id"
+    " WHERE r.id = ANY(:keys) AND r.state = 'running' AND r.verdict IS NULL"
+)
+_ADMIT = sa.text(
+    "UPDATE task_instance ti SET state = 'queued', token = v.token"
+    " FROM unnest(CAST(:keys AS bigint[]), CAST(:tokens AS uuid[])) AS v(id, token)"
+    " WHERE ti.id = v.id AND ti.state = 'scheduled'"
+)
+_ADMITTED = sa.select(
+    t.task_instance.c.id,
+    t.task_instance.c.run_pk,
+    t.task_instance.c.task_index,
+    t.task_instance.c.task_id,
+    t.task_instance.c.map_index,
+    t.task_instance.c.try_number,
+    t.task_instance.c.max_tries,
+).where(t.task_instance.c.id == sa.any_(keys_param()))
+_CLAIM = sa.text(
+    "INSERT INTO attempt (token, ti_id, try_number, state, daemon, queued_at, log_path)"
+    " SELECT v.token, v.ti_id, v.try_number, 'queued', CAST(:daemon AS uuid), :now, v.log_path"
+    " FROM unnest(CAST(:tokens AS uuid[]), CAST(:keys AS bigint[]), CAST(:tries AS integer[]),"
+    " CAST(:logs AS text[])) AS v(token, ti_id, try_number, log_path)"
+)
+
+
+async def ready(tx: Reading, *, full_runs: Collection[int], full_pools: Collection[str], at_most: int) -> Sequence[Row]:
+    """Scheduled instances in order of admission, without those whose run or pool is known to be full."""
+    parameters = {"full_runs": sorted(full_runs), "full_pools": sorted(full_pools), "at_most": at_most}
+    return await tx.fetch(_READY, parameters)
+
+
+async def run_facts(tx: Reading, run_pks: Collection[int]) -> dict[int, Row]:
+    """What a workload tells of its run, and how many of the run's instances are active, by run key."""
+    return {row["id"]: row for row in await tx.fetch(_RUN_FACTS, {"keys": sorted(run_pks)})}
+
+
+async def admitted(tx: Reading, keys: Collection[int]) -> dict[int, Row]:
+    """What a workload tells of its instance, by key."""
+    return {row["id"]: row for row in await tx.fetch(_ADMITTED, {"keys": sorted(keys)})}
+
+
+@frozen(kw_only=True)
+class Claim:
+    """A new attempt for an admitted instance."""
+
+    key: int
+    token: str
+    try_number: int
+    log_path: str
+
+
+async def admit(tx: Transaction, claims: Sequence[Claim], *, daemon: str) -> None:
+    """scheduled to queued, each with a new claim token and an attempt of its own."""
+    keys = [claim.key for claim in claims]
+    tokens = [claim.token for claim in claims]
+    await tx.write(Lock.TASK_INSTANCE, keys, _ADMIT, {"keys": keys, "tokens": tokens})
+    await tx.write_satellite(
+        t.attempt,
+        keys,
+        _CLAIM,
+        {
+            "now": tx.now,
+            "daemon": daemon,
+            "tokens": tokens,
+            "keys": keys,
+            "tries": [claim.try_number for claim in claims],
+            "logs": [claim.log_path for claim in claims],
+        },
+    )
+
+
+# --- start and end ------------------------------------------------------------------------------------------
+
+_BY_TOKEN = sa.text(
+    "SELECT a.token, a.ti_id, a.state AS attempt_state, a.worker, a.report, a.cancel_requested_at,"
+    " ti.run_pk, ti.task_index, ti.state, ti.try_number, ti.max_tries, ti.losses,"
+    " ti.token IS NOT DISTINCT FROM a.token AS live, r.version_id, r.verdict, d.dag_id, r.run_id, ti.task_id"
+    " FROM attempt a JOIN task_instance ti ON ti.id = a.ti_id JOIN dag_run r ON r.id = ti.run_pk"
+    " JOIN dag d ON d.id = r.dag_pk"
+    " WHERE a.token = ANY(CAST(:tokens AS uuid[]))"
+)
+_START = sa.text(
+    "UPDATE task_instance SET state = 'running', start_date = :now, end_date = NULL"
+    " WHERE id = ANY(:keys) AND state = 'queued' AND token = ANY(CAST(:tokens AS uuid[]))"
+)
+_START_ATTEMPTS = sa.text(
+    "UPDATE attempt a SET state = 'running', started_at = :now, worker = v.worker, hostname = v.hostname, pid = v.pid"
+    " FROM unnest(CAST(:tokens AS uuid[]), CAST(:workers AS uuid[]), CAST(:hostnames AS text[]),"
+    " CAST(:pids AS integer[])) AS v(token, worker, hostname, pid) WHERE a.token = v.token AND a.state = 'queued'"
+)
+_FORGET_RESULTS = sa.text("DELETE FROM xcom WHERE ti_id = ANY(:keys)")
+_INPUTS = sa.text(
+    "SELECT ti.run_pk, ti.task_index, x.value"
+    " FROM unnest(CAST(:runs AS bigint[]), CAST(:indexes AS integer[])) AS v(run_pk, task_index)"
+    " JOIN task_instance ti ON ti.run_pk = v.run_pk AND ti.task_index = v.task_index AND ti.state = 'success'"
+    " JOIN xcom x ON x.ti_id = ti.id AND x.key = 'return_value'"
+)
+_END = sa.text(
+    "UPDATE task_instance ti SET state = v.state, token = NULL, losses = v.losses, retry_at = v.retry_at,"
+    " decision = CAST(v.decision AS jsonb),"
+    " end_date = CASE WHEN v.state = 'scheduled' THEN NULL ELSE CAST(:now AS timestamptz) END"
+    " FROM unnest(CAST(:keys AS bigint[]), CAST(:tokens AS uuid[]), CAST(:states AS text[]),"
+    " CAST(:losses AS integer[]),"
+    " CAST(:retries AS timestamptz[]), CAST(:decisions AS text[])) AS v(id, token, state, losses, retry_at, decision)"
+    " WHERE ti.id = v.id AND ti.token = v.token AND ti.state IN ('queued', 'running')"
+)
+_END_ATTEMPTS = sa.text(
+    "UPDATE attempt a SET state = v.state, ended_at = :now, exit_code = v.exit_code, reason = v.reason,"
+    " message = v.message, report = v.report"
+    " FROM unnest(CAST(:tokens AS uuid[]), CAST(:states AS text[]), CAST(:exit_codes AS integer[]),"
+    " CAST(:reasons AS text[]), CAST(:messages AS text[]), CAST(:reports AS text[]))"
+    " AS v(token, state, exit_code, reason, message, report) WHERE a.token = v.token"
+)
+_STORE_RESULTS = sa.text(
+    "INSERT INTO xcom (ti_id, key, value) SELECT v.ti_id, 'return_value', v.value"
+    " FROM unnest(CAST(:keys AS bigint[]), CAST(:values AS text[])) AS v(ti_id, value)"
+    " ON CONFLICT (ti_id, key) DO UPDATE SET value = excluded.value"
+)
+
+
+async def by_token(tx: Reading, tokens: Collection[str]) -> dict[str, Row]:
+    """Attempts with their instances, by token; `live` says that the token is still the instance's own."""
+    rows = await tx.fetch(_BY_TOKEN, {"tokens": sorted(tokens)})
+    return {str(row["token"]): row for row in rows}
+
+
+@frozen(kw_only=True)
+class Start:
+    """An attempt that wins its start."""
+
+    key: int
+    token: str
+    worker: str
+    hostname: str
+    pid: int
+
+
+async def start(tx: Transaction, starts: Sequence[Start]) -> None:
+    """queued to running, by compare-and-set on the token; what an earlier attempt returned is forgotten."""
+    keys = [one.key for one in starts]
+    tokens = [one.token for one in starts]
+    await tx.write(Lock.TASK_INSTANCE, keys, _START, {"now": tx.now, "keys": keys, "tokens": tokens})
+    await tx.write_satellite(
+        t.attempt,
+        keys,
+        _START_ATTEMPTS,
+        {
+            "now": tx.now,
+            "tokens": tokens,
+            "workers": [one.worker for one in starts],
+            "hostnames": [one.hostname for one in starts],
+            "pids": [one.pid for one in starts],
+        },
+    )
+
+
+async def forget_results(tx: Transaction, keys: Collection[int]) -> None:
+    """Delete what earlier attempts of held instances returned."""
+    await tx.write_satellite(t.xcom, keys, _FORGET_RESULTS, {"keys": sorted(keys)})
+
+
+async def results(tx: Reading, places: Collection[tuple[int, int]]) -> dict[tuple[int, int], Any]:
+    """Returned values of successful instances by (run key, task position); without a value: absent."""
+    ordered = sorted(places)
+    parameters = {"runs": [run for run, _ in ordered], "indexes": [index for _, index in ordered]}
+    rows = await tx.fetch(_INPUTS, parameters)
+    return {(row["run_pk"], row["task_index"]): msgspec.json.decode(row["value"]) for row in rows}
+
+
+@frozen(kw_only=True)
+class End:
+    """An attempt that ends, and what becomes of its instance."""
+
+    key: int
+    token: str
+    consequence: Consequence
+    exit_code: int | None = None
+    reason: str = ""
+    message: str = ""
+    report: str = ""
+    result: str | None = None
+    decision: Mapping[str, Sequence[str]] | None = None
+
+
+async def end(tx: Transaction, ends: Sequence[End]) -> None:
+    """Active to finished, up_for_retry or, after a loss, back to scheduled; each fenced by its token."""
+    for one in ends:
+        assert sources("end", one.consequence.state), one.consequence
+    keys = [one.key for one in ends]
+    tokens = [one.token for one in ends]
+    await tx.write(
+        Lock.TASK_INSTANCE,
+        keys,
+        _END,
+        {
+            "now": tx.now,
+            "keys": keys,
+            "tokens": tokens,
+            "states": [str(one.consequence.state) for one in ends],
+            "losses": [one.consequence.losses for one in ends],
+            "retries": [one.consequence.retry_at for one in ends],
+            "decisions": [None if one.decision is None else msgspec.json.encode(one.decision).decode() for one in ends],
+        },
+    )
+    await tx.write_satellite(
+        t.attempt,
+        keys,
+        _END_ATTEMPTS,
+        {
+            "now": tx.now,
+            "tokens": tokens,
+            "states": [str(one.consequence.attempt) for one in ends],
+            "exit_codes": [one.exit_code for one in ends],
+            "reasons": [one.reason for one in ends],
+            "messages": [one.message for one in ends],
+            "reports": [one.report for one in ends],
+        },
+    )
+    kept = [one for one in ends if one.result is not None and one.consequence.state is TaskState.SUCCESS]
+    if kept:
+        await tx.write_satellite(
+            t.xcom,
+            [one.key for one in kept],
+            _STORE_RESULTS,
+            {"keys": [one.key for one in kept], "values": [one.result for one in kept]},
+        )
+
+
+# --- verdicts -----------------------------------------------------------------------------------------------
+
+_LIVE_OF_RUNS = sa.text("SELECT ti.id, ti.run_pk, ti.state, ti.token FROM task_instance ti WHERE ti.id = ANY(:keys)")
+_SKIP = sa.text(
+    "UPDATE task_instance SET state = 'skipped', token = NULL, retry_at = NULL, end_date = :now"
+    " WHERE id = ANY(:keys) AND state <> 'running'"
+)
+_REVOKE = sa.text(
+    "UPDATE attempt SET state = 'revoked', ended_at = :now, reason = 'cancelled', message = :reason"
+    " WHERE ti_id = ANY(:keys) AND state = 'queued'"
+)
+_REQUEST_CANCEL = sa.text(
+    "UPDATE attempt SET cancel_requested_at = coalesce(cancel_requested_at, :now),"
+    " cancel_reason = coalesce(cancel_reason, :reason) WHERE ti_id = ANY(:keys) AND state = 'running'"
+)
+
+
+async def states_of(tx: Reading, keys: Collection[int]) -> Sequence[Row]:
+    """Present state and token of held instances."""
+    return await tx.fetch(_LIVE_OF_RUNS, {"keys": sorted(keys)})
+
+
+async def skip(tx: Transaction, keys: Collection[int], *, reason: str) -> None:
+    """Anything unfinished but running to skipped; a queued attempt loses its token and is revoked."""
+    if keys:
+        parameters = {"now": tx.now, "keys": sorted(keys)}
+        await tx.write(Lock.TASK_INSTANCE, keys, _SKIP, parameters)
+        await tx.write_satellite(t.attempt, keys, _REVOKE, parameters | {"reason": reason})
+
+
+async def request_cancel(tx: Transaction, keys: Collection[int], *, reason: str) -> None:
+    """Ask for the end of running attempts; who holds them is told after the commit, and again until they end."""
+    if keys:
+        parameters = {"now": tx.now, "keys": sorted(keys), "reason": reason}
+        await tx.write_satellite(t.attempt, keys, _REQUEST_CANCEL, parameters)
+
+
+_CANCELS = sa.text(
+    "SELECT token, cancel_reason FROM attempt WHERE state = 'running' AND worker = ANY(CAST(:workers AS uuid[]))"
+    " AND cancel_requested_at IS NOT NULL"
+)
+
+
+async def cancels(tx: Reading, workers: Collection[str]) -> list[tuple[str, str]]:
+    """(token, reason) of running attempts at these workers that are to be stopped."""
+    rows = await tx.fetch(_CANCELS, {"workers": sorted(workers)})
+    return [(str(row["token"]), row["cancel_reason"] or "cancelled") for row in rows]
+
+
+# --- rescue -------------------------------------------------------------------------------------------------
+
+_LOST = sa.text(
+    "SELECT a.token FROM attempt a JOIN seat s ON s.uuid = a.worker"
+    " WHERE s.id = ANY(:seats) AND a.state = 'running' ORDER BY a.token LIMIT :at_most"
+)
+_STUCK = sa.text(
+    "SELECT a.token FROM attempt a LEFT JOIN seat s ON s.uuid = a.daemon"
+    " WHERE a.state = 'queued' AND (a.queued_at < CAST(:now AS timestamptz) - make_interval(secs => :patience)"
+    " OR s.lease_until IS NULL OR s.lease_until < :now) ORDER BY a.queued_at LIMIT :at_most"
+)
+CLAIM_EXPIRED_WORKERS = locking(
+    Lock.SEAT,
+    sa.and_(
+        t.seat.c.kind == "worker",
+        t.seat.c.lease_until < sa.bindparam("now", type_=sa.DateTime(timezone=True)),
+        sa.exists().where(t.attempt.c.worker == t.seat.c.uuid, t.attempt.c.state == AttemptState.RUNNING),
+    ),
+    wait=Wait.SKIP,
+    limit=True,
+)
+
+
+async def tokens_lost_with(tx: Reading, seats: Iterable[int], *, at_most: int) -> list[str]:
+    """Tokens of attempts that ran at these seats."""
+    rows = await tx.fetch(_LOST, {"seats": sorted(seats), "at_most": at_most})
+    return [str(row["token"]) for row in rows]
+
+
+async def tokens_stuck(tx: Reading, *, patience: float, at_most: int) -> list[str]:
+    """Tokens of attempts that were handed over but never started: too long ago, or by a daemon that is gone."""
+    rows = await tx.fetch(_STUCK, {"now": tx.now, "patience": patience, "at_most": at_most})
+    return [str(row["token"]) for row in rows]

@@ -1,0 +1,153 @@
+"""What a transaction may do, and who may run one: `Transaction`, and the registry of writers.
+
+A writer is a module-level async function decorated with `writer`, which declares the locks it may take. It
+awaits nothing but its transaction's own methods, changes nothing outside the database, and may be run again:
+always lock, then read, decide in pure code, write, announce. `transaction.py` runs it.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+from attrs import field, frozen
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from scheduler.model.facts import Fact, FactKind
+from scheduler.store.errors import LockOrderError
+from scheduler.store.locks import APPEND_ONLY, SATELLITES, HeldLocks, Lock, LockStatement, Mode, Wait
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+Params = Mapping[str, Any] | None
+Row = sa.RowMapping
+
+BEGINNING = sa.text("SELECT pg_current_xact_id()::text AS xid, clock_timestamp() AS now")
+"""First statement of every transaction: its id, to settle an unknown outcome by, and the database's clock."""
+
+
+class Reading:
+    """What a read-only function is given: it can fetch, and cannot lock or write."""
+
+    def __init__(self, connection: AsyncConnection, now: datetime) -> None:
+        self._connection = connection
+        self.now = now
+        """The database's clock when the transaction began; aware, UTC."""
+
+    async def fetch(self, statement: sa.Executable, params: Params = None) -> Sequence[Row]:
+        """Run a SELECT and return all rows as mappings."""
+        result = await self._connection.execute(statement, params)
+        return result.mappings().all()
+
+
+class Transaction(Reading):
+    """What a writer is given: the law of locks stands between it and the connection."""
+
+    def __init__(self, connection: AsyncConnection, now: datetime, allowed: frozenset[Lock]) -> None:
+        super().__init__(connection, now)
+        self.held = HeldLocks(allowed)
+        self.announcements: dict[Hashable, None] = {}
+        self.facts: list[Fact] = []
+
+    async def lock(self, statement: LockStatement, **params: Any) -> list[int]:
+        """Run a locking statement; return the keys it locked, ascending.
+
+        Raises LockOrderError if the order would be broken, before anything is sent.
+        """
+        self.held.about_to_lock(statement.lock, wait=statement.wait)
+        result = await self._connection.execute(statement.select, params)
+        keys: list[int] = list(result.scalars())
+        self.held.locked(statement.lock, keys, wait=statement.wait, mode=statement.mode)
+        return keys
+
+    async def insert(self, lock: Lock, statement: sa.Executable, params: Params = None) -> Sequence[Row]:
+        """Run one INSERT into the table of `lock`, whose rows arrive sorted by its contended unique key.
+
+        The statement must return `id`. The rows count as held.
+        """
+        self.held.about_to_lock(lock, wait=Wait.WAIT, inserting=True)
+        result = await self._connection.execute(statement, params)
+        rows = result.mappings().all()
+        self.held.locked(lock, [row["id"] for row in rows], wait=Wait.WAIT, mode=Mode.UPDATE, inserted=True)
+        return rows
+
+    async def write(self, lock: Lock, keys: Collection[int], statement: sa.Executable, params: Params = None) -> None:
+        """Run one UPDATE or DELETE of exactly the rows `keys`, which this transaction holds.
+
+        Raises LockOrderError if it does not hold them, or if the statement touched another number of rows.
+        """
+        self.held.check_covers(lock, keys)
+        result = await self._connection.execute(statement, params)
+        touched = result.rowcount
+        if touched != len(keys):
+            raise LockOrderError(f"{lock.name}: {len(keys)} rows to write, {touched} written")
+
+    async def write_satellite(
+        self, table: sa.Table, owners: Iterable[int], statement: sa.Executable, params: Params = None
+    ) -> Sequence[Row]:
+        """Insert, update or delete rows of a satellite table that belong to the held rows `owners`."""
+        self.held.check_covers(SATELLITES[table], owners)
+        result = await self._connection.execute(statement, params)
+        return result.mappings().all() if result.returns_rows else ()
+
+    async def append(self, table: sa.Table, statement: sa.Executable, params: Params = None) -> None:
+        """Insert into an append-only table: no contended key, no foreign key, so no lock."""
+        assert table in APPEND_ONLY, table.name
+        await self._connection.execute(statement, params)
+
+    async def consume(
+        self, table: sa.Table, owners: Iterable[int], statement: sa.Executable, params: Params = None
+    ) -> None:
+        """Delete rows of an append-only table that belong to the held rows `owners`."""
+        self.held.check_covers(APPEND_ONLY[table], owners)
+        await self._connection.execute(statement, params)
+
+    def announce(self, *topics: Hashable) -> None:
+        """Remember topics to be poked after the commit; hints only, nothing depends on them."""
+        self.announcements.update(dict.fromkeys(topics))
+
+    def tell(self, kind: FactKind, **about: Any) -> None:
+        """Remember a fact, to be told to whoever listens after the commit."""
+        self.facts.append(Fact(kind, about))
+
+
+@frozen
+class Writer(Generic[P, T]):
+    """A registered writer: a function of a transaction together with the locks it declares."""
+
+    name: str
+    locks: tuple[Lock, ...]
+    inserts: tuple[Lock, ...]
+    mode: Mode
+    function: Callable[Concatenate[Transaction, P], Awaitable[T]] = field(repr=False)
+
+    @property
+    def allowed(self) -> frozenset[Lock]:
+        return frozenset(self.locks) | frozenset(self.inserts)
+
+
+WRITERS: dict[str, Writer[..., Any]] = {}
+"""Every writer in the code base by name; LOCKING.md's table and the lock-order tests come from here."""
+
+
+def writer(
+    *locks: Lock, inserts: tuple[Lock, ...] = (), mode: Mode = Mode.NO_KEY_UPDATE
+) -> Callable[[Callable[Concatenate[Transaction, P], Awaitable[T]]], Writer[P, T]]:
+    """Declare an async function as a writer that takes `locks`, in this order, and inserts into `inserts`.
+
+    Raises LockOrderError at import if the order does not rise, or if the name is taken.
+    """
+    for declared in (locks, inserts):
+        ranks = [lock.value for lock in declared]
+        if ranks != sorted(set(ranks)):
+            raise LockOrderError(f"locks must rise: {[lock.name for lock in declared]}")
+
+    def register(function: Callable[Concatenate[Transaction, P], Awaitable[T]]) -> Writer[P, T]:
+        made = Writer(function.__name__, locks, inserts, mode, function)
+        if made.name in WRITERS:
+            raise LockOrderError(f"two writers are called {made.name}")
+        WRITERS[made.name] = made
+        return made
+
+    return register
