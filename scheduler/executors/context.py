@@ -1,12 +1,10 @@
 """What a running task may know about itself."""
 
-from typing import Any
-
 from scheduler.authoring.context import Context
 from scheduler.model import Workload
 
 
-def for_attempt(workload: Workload, inputs: dict[str, Any]) -> Context:
+def for_attempt(workload: Workload) -> Context:
     """The context that `get_context()` gives inside the task."""
     return Context(
         dag_id=workload.dag_id,
@@ -22,7 +20,6 @@ def for_attempt(workload: Workload, inputs: dict[str, Any]) -> Context:
         run_after=workload.run_after,
         params=workload.params,
         conf=workload.conf,
-        inputs=inputs,
     )
 
 

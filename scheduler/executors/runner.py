@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
 from typing import Any, NoReturn
@@ -53,8 +54,17 @@ def serve(sock: socket.socket, load: Callable[[Workload], ModuleType]) -> NoRetu
         if os.getpid() != pid:  # user code forked, and the child came back here
             os._exit(0)
         line.report(ended)
+        os._exit(0)
     finally:
         os._exit(1)
+
+
+def prepare(module: ModuleType) -> None:
+    """Import, before there are forks, what the tasks of this module will need."""
+    with contextlib.suppress(Exception):
+        dags = collect_dags(vars(module)).values()
+        if any(node.is_async for dag in dags for node in dag.nodes):
+            import_module("scheduler.executors.async_tasks")
 
 
 def import_failure(error: BaseException) -> Ended:
@@ -92,11 +102,10 @@ def _run(job: Job, go: Go, module: ModuleType) -> Ended:
         task = dag.task(workload.task_id)
     except KeyError:
         return _failed("import", f"dag {workload.dag_id!r} has no task {workload.task_id!r}", retryable=False)
-    set_context(context.for_attempt(workload, go.inputs))
+    set_context(context.for_attempt(workload))
     value: Any
     if task.is_async:
-        from scheduler.executors.async_tasks import run_async  # the only reason to import trio
-
+        run_async = import_module("scheduler.executors.async_tasks").run_async  # alone in needing trio
         value = run_async(lambda: task.call(go.inputs), timeout=workload.execution_timeout)
     elif task.kind is TaskKind.EMPTY:
         value = None

@@ -87,6 +87,7 @@ class WarmParent:
             runner.say(runner.format_exception(error))
             self._tell(f"failed {runner.one_line(error)}")
             os._exit(0)
+        runner.prepare(self._module)
 
     def _become_cold(self, environ: dict[str, str], cwd: str) -> None:
         os.chdir(cwd)
