@@ -12,7 +12,7 @@ import trio
 from attrs import define, field, frozen
 
 from nurseries.backoff import Budget, Spending
-from nurseries.errors import Unavailable, Weather
+from nurseries.errors import BudgetExhausted, Unavailable, Weather
 from nurseries.gate import Gate
 from nurseries.instrument import Instrument
 from nurseries.routine import Progress, Routine, name_of, step_limit_of
@@ -233,7 +233,10 @@ class Supervisor:
             raise error
         if all(isinstance(leaf, Weather) for leaf in leaves):
             return self._judge_weather(member, error, leaves)
-        delay = member.spending.spend(trio.current_time(), member.last_error)
+        try:
+            delay = member.spending.spend(trio.current_time(), member.last_error)
+        except BudgetExhausted as exhausted:
+            raise exhausted from error
         _log.error("%s: failed, next try in %.1f s", member.name, delay, exc_info=error)
         return delay
 
