@@ -4,6 +4,7 @@ The only room where functions import: each command loads what it needs when it r
 small commands start at once.
 """
 
+import os
 import sys
 
 
@@ -11,8 +12,12 @@ def main() -> None:
     """Run the command line of this process and exit with its status."""
     from scheduler.cli.app import build
 
+    if "_ASYNCSCHED_COMPLETE" in os.environ:
+        from scheduler.cli.completion import prepare
+
+        prepare()
     try:
-        build()()
+        build()(prog_name="asyncsched")
     except SystemExit as end:
         # Usage errors are 2 for clients; the daemon speaks sysexits, which service managers know.
         if end.code == 2 and _is_daemon(sys.argv[1:]):

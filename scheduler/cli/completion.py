@@ -38,3 +38,10 @@ def completion(
         return
     script = get_completion_script(prog_name=PROGRAM, complete_var=VARIABLE, shell=str(shell))
     sys.stdout.write(script + "\n")
+
+
+def prepare() -> None:
+    """Teach typer to answer the scripts it prints; without --install-completion it would not by itself."""
+    from typer.completion import completion_init  # type: ignore[attr-defined]
+
+    completion_init()

@@ -1,8 +1,5 @@
 """From an exception to a sentence on stderr and an exit status; None means: a bug, show the traceback."""
 
-import os
-import sys
-
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 
@@ -53,10 +50,6 @@ def explain(error: BaseException) -> int | None:
             return _say(str(error), FAILED)
         case KeyboardInterrupt():
             return _say("", INTERRUPTED)
-        case BrokenPipeError():
-            # Whoever read our output has had enough; the interpreter's own flush at exit must not complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141  # 128 + SIGPIPE
     return None
 
 

@@ -67,7 +67,7 @@ def init(
             stream.write(STARTER)
     except FileExistsError:
         what = path if path.exists() else directory
-        raise Failed(CONFLICT, f"{what} is there already and was left as it is") from None
+        raise Failed(CONFLICT, f"{what} is there already and is left as it is") from None
     except OSError as error:
         raise Failed(FAILED, f"cannot write {path}: {error.strerror}") from error
     if as_json:

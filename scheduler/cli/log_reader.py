@@ -16,7 +16,7 @@ PAUSE = 0.2
 # On a terminal only colours pass; any other escape sequence or control character could drive the reader's terminal.
 _ESCAPES = re.compile(
     rb"\x1b\[[0-9;:]*m"  # kept: colours
-    rb"|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[@-Z\\-_]?"
+    rb"|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[ -/]*[0-~]?"
     rb"|[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f]|\xc2[\x80-\x9f]"
 )
 

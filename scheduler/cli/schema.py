@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def look(home: Path | None, *, database: str | None, config: Path | None) -> dict[str, Any]:
-    """The schema's state: {"current", "head", "is_current"}. Raises ControlError, ConfigError and the store's errors."""
+    """The schema's state: {"current", "head", "is_current"}. Raises ControlError, ConfigError, store errors."""
     dsn, bindir = _configured(database, config)
     if dsn is not None:
         return _at(dsn, _check)

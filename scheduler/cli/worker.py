@@ -11,8 +11,7 @@ PASS_THROUGH: dict[str, Any] = {"ignore_unknown_options": True, "allow_extra_arg
 
 def worker(context: typer.Context, home: HomeOption = None) -> None:
     """Run tasks apart from the daemon, on the same machine. Options after these go to the worker."""
-    from scheduler.executors.worker import main
-
     from scheduler.cli.connection import home_of
+    from scheduler.executors.worker import main
 
     raise typer.Exit(main(["--home", str(home_of(home).path), *context.args]))
