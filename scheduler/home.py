@@ -18,7 +18,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from attrs import field, frozen
@@ -44,8 +44,7 @@ class HomeInUse(HomeError):
         self.pid = pid
         who = f"process {pid}" if pid is not None else "another process"
         super().__init__(
-            f"the home directory {path} is in use by {who}: "
-            "stop that daemon, or choose another directory with --home"
+            f"the home directory {path} is in use by {who}: stop that daemon, or choose another directory with --home"
         )
 
 
@@ -201,25 +200,36 @@ class Home:
         HomeError when it cannot be used at all.
         """
         self._ensure_root()
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with hold_lock(self.lock_file, lambda pid: HomeInUse(self.path, pid)):
+            yield
+
+
+@contextlib.contextmanager
+def hold_lock(path: Path, in_use: Callable[[int | None], HomeError]) -> Iterator[None]:
+    """Hold the lock of the file `path`, made if missing, for as long as the context lasts.
+
+    Raises what `in_use` makes of the holder's pid when somebody else has it, HomeError when the file cannot
+    be opened.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError as error:
+        raise HomeError(f"cannot open {path}: {error.strerror}") from error
+    try:
         try:
-            descriptor = os.open(self.lock_file, flags, 0o600)
-        except OSError as error:
-            raise HomeError(f"cannot open {self.lock_file}: {error.strerror}") from error
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise in_use(_read_pid(descriptor)) from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise HomeInUse(self.path, _read_pid(descriptor)) from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            try:
-                yield
-            finally:
-                # Emptied and not removed: a second file under the same name would be a second lock.
-                os.ftruncate(descriptor, 0)
+            yield
         finally:
-            os.close(descriptor)
+            # Emptied and not removed: a second file under the same name would be a second lock.
+            os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
 
 
 def _read_pid(descriptor: int) -> int | None:
@@ -247,6 +257,5 @@ def _check_private(path: Path) -> None:
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise HomeError(
-            f"the directory {path} for the sockets is not this user's own: "
-            "remove it, or choose a shorter --home"
+            f"the directory {path} for the sockets is not this user's own: remove it, or choose a shorter --home"
         )
