@@ -16,7 +16,8 @@ class Budget:
 
     `restarts=None` never runs out. The delay after the n-th failure in a row is drawn evenly between nothing
     and `backoff_min_s * 2**(n-1)`, at most `backoff_max_s`: full jitter, so that many who failed together do
-    not come back together. Failures further apart than `seconds` are not in a row.
+    not come back together. Failures further apart than `seconds`, or
+    with a success between them, are not in a row.
     """
 
     restarts: int | None = 5
@@ -59,3 +60,7 @@ class Spending:
             if failures > self.budget.restarts:
                 raise BudgetExhausted(self.name, failures, self.budget.seconds, why)
         return self.budget.delay(self._in_a_row)
+
+    def recover(self) -> None:
+        """Note a success: the next failure is the first in a row again. What was spent stays spent."""
+        self._in_a_row = 0

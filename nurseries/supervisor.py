@@ -253,6 +253,7 @@ class Supervisor:
         if member.weathers_in_a_row:
             _log.info("%s: goes on after %d failed tries", member.name, member.weathers_in_a_row)
             member.weathers_in_a_row = 0
+        member.spending.recover()
         member.steps += 1
         if member.steps == 1:
             self._note_first_pass()

@@ -42,6 +42,15 @@ def test_failures_far_apart_are_not_in_a_row() -> None:
     assert spending.spend(100, "why") <= 1
 
 
+def test_a_success_ends_the_row_but_gives_nothing_back() -> None:
+    spending = Spending("it", Budget(restarts=5, backoff_min_s=1, backoff_max_s=1000))
+    for at in range(5):
+        assert spending.spend(at, "why") <= 1
+        spending.recover()
+    with pytest.raises(BudgetExhausted):
+        spending.spend(5, "why")
+
+
 @given(times=st.lists(st.floats(0, 1e6), max_size=50).map(sorted))
 def test_without_a_limit_nothing_is_ever_exhausted(times: list[float]) -> None:
     spending = Spending("it", Budget(restarts=None))
