@@ -16,8 +16,8 @@ class Budget:
 
     `restarts=None` never runs out. The delay after the n-th failure in a row is drawn evenly between nothing
     and `backoff_min_s * 2**(n-1)`, at most `backoff_max_s`: full jitter, so that many who failed together do
-    not come back together. Failures further apart than `seconds`, or
-    with a success between them, are not in a row.
+    not come back together. Failures further apart than `seconds`, or with a success between them, are not in a
+    row.
     """
 
     restarts: int | None = 5

@@ -191,6 +191,17 @@ async def main():
             os.kill(keeper, signal.SIGTERM)
             assert await child.wait() == -signal.SIGTERM
 
+    async def test_n16_a_keeper_that_hangs_does_not_save_its_child(
+        self, monkeypatch: pytest.MonkeyPatch, no_new_fds: None
+    ) -> None:
+        monkeypatch.setattr("nurseries.child._KILL_LIMIT_S", 0.1)
+        spec = ChildSpec(name="hanging", argv=["sleep", "1000"], stop_grace=0.1)
+        async with open_child(spec) as child:
+            (keeper,) = (pid for pid in _children_of(os.getpid()) if "keeper.py" in _command(pid))
+            os.kill(keeper, signal.SIGSTOP)
+        assert child.returncode == -signal.SIGKILL
+        assert is_gone(child.pid)
+
     async def test_n15_what_the_child_leaves_behind_is_dead_before_its_end_is_told(self) -> None:
         async with listening() as said:
             script = "setsid sh -c 'echo $$; exec sleep 1000' & sh -c 'echo $$; exec sleep 1000' & wait"
