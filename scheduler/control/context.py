@@ -6,7 +6,7 @@ from typing import Any
 from attrs import frozen
 
 from nurseries.switchboard import Switchboard
-from scheduler.store.documents import Graphs
+from scheduler.commands import Commands
 from scheduler.store.transaction import Store
 
 
@@ -15,12 +15,12 @@ class ControlContext:
     """Everything a handler may use."""
 
     store: Store
-    graphs: Graphs
+    commands: Commands
     switchboard: Switchboard
     """Pokes on `Topic.RUN_FINISHED` end the waits of `runs.wait` early."""
     facts: Callable[[], Mapping[str, Any]]
-    """What only the daemon itself knows, as JSON values, merged into the answer of `status`: "version",
-    "pid", "home", "dags_dir", "database", "started_at" (RFC 3339), "ready", "workers" (a list of
-    {"worker_id", "pid", "hostname", "slots", "running", "draining"}), "routines" (statistics by name)."""
+    """What only the daemon itself knows, merged into the answer of `status`: "version", "pid", "home",
+    "dags_dir", "database", "started_at", "ready", "workers" (a list of {"worker_id", "pid", "hostname", "slots",
+    "running", "draining"}), "routines" (statistics by name)."""
     check_database: Callable[[], Awaitable[Mapping[str, Any]]]
     """The schema of the daemon's database: {"current", "head", "is_current"}."""

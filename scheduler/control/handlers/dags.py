@@ -4,7 +4,6 @@ from typing import Any
 
 import msgspec
 
-from scheduler.commands.pause import pause
 from scheduler.control import shapes
 from scheduler.control.context import ControlContext
 from scheduler.control.operation import Arguments
@@ -93,7 +92,7 @@ class PauseDag(Arguments):
 
 
 async def pause_dag(context: ControlContext, arguments: PauseDag) -> shapes.Json:
-    await pause(context.store, dag_id=arguments.dag_id, paused=arguments.paused)
+    await context.commands.pause(context.store, dag_id=arguments.dag_id, paused=arguments.paused)
     return {"dag_id": arguments.dag_id, "paused": arguments.paused}
 
 

@@ -1,6 +1,5 @@
 """Requests about pools: list, set, delete."""
 
-from scheduler.commands import pools
 from scheduler.control import shapes
 from scheduler.control.context import ControlContext
 from scheduler.control.operation import Arguments
@@ -24,7 +23,9 @@ class SetPool(Arguments):
 async def set_pool(context: ControlContext, arguments: SetPool) -> shapes.Json:
     if arguments.slots > MOST_SLOTS:
         raise ControlError(Code.USAGE, f"slots must be at most {MOST_SLOTS}, or -1 for no limit")
-    await pools.set_pool(context.store, name=arguments.name, slots=arguments.slots, description=arguments.description)
+    await context.commands.set_pool(
+        context.store, name=arguments.name, slots=arguments.slots, description=arguments.description
+    )
     return {"name": arguments.name, "slots": arguments.slots}
 
 
@@ -33,5 +34,5 @@ class OnePool(Arguments):
 
 
 async def delete_pool(context: ControlContext, arguments: OnePool) -> shapes.Json:
-    await pools.delete_pool(context.store, name=arguments.name)
+    await context.commands.delete_pool(context.store, name=arguments.name)
     return {"name": arguments.name}

@@ -4,8 +4,6 @@ from typing import Any
 
 import trio
 
-from scheduler.commands import cancel
-from scheduler.commands.trigger import trigger as create_run
 from scheduler.control import shapes
 from scheduler.control.context import ControlContext
 from scheduler.control.handlers.select import select_run
@@ -87,9 +85,8 @@ async def trigger(context: ControlContext, arguments: Trigger) -> shapes.Json:
         date = None if arguments.logical_date is None else parse_instant(arguments.logical_date)
     except ValueError as error:
         raise ControlError(Code.USAGE, str(error)) from None
-    run_id = await create_run(
+    run_id = await context.commands.trigger(
         context.store,
-        graphs=context.graphs,
         dag_id=arguments.dag_id,
         conf=arguments.conf,
         logical_date=date,
@@ -100,7 +97,7 @@ async def trigger(context: ControlContext, arguments: Trigger) -> shapes.Json:
 
 async def cancel_run(context: ControlContext, arguments: OneRun) -> shapes.Json:
     run = await select_run(context, arguments.run)
-    await cancel.cancel_run(context.store, run_id=run["run_id"], dag_id=run["dag_id"])
+    await context.commands.cancel_run(context.store, run_id=run["run_id"], dag_id=run["dag_id"])
     return {"dag_id": run["dag_id"], "run_id": run["run_id"]}
 
 

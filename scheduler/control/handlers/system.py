@@ -1,5 +1,7 @@
 """Requests about the daemon itself: status, and the state of its database's schema."""
 
+from datetime import datetime
+
 from scheduler.control import shapes
 from scheduler.control.context import ControlContext
 from scheduler.control.operation import Arguments
@@ -10,7 +12,8 @@ from scheduler.store.errors import Conflict, StoreUnavailable
 
 async def status(context: ControlContext, _: Arguments) -> shapes.Json:
     """What the daemon knows of itself and the installation's figures; answers without its database too."""
-    facts = {"protocol": PROTOCOL} | dict(context.facts())
+    known = {name: instant(fact) if isinstance(fact, datetime) else fact for name, fact in context.facts().items()}
+    facts = {"protocol": PROTOCOL} | known
     try:
         seen = await context.store.read(views.overview)
     except (StoreUnavailable, Conflict) as error:
