@@ -92,7 +92,10 @@ async def trigger(context: ControlContext, arguments: Trigger) -> shapes.Json:
         logical_date=date,
         run_id=arguments.run_id,
     )
-    return {"dag_id": arguments.dag_id, "run_id": run_id, "state": str(RunState.QUEUED)}
+    # It may have been started at once, in the transaction that made it.
+    rows = await context.store.read(views.runs_named, run_id=run_id, dag_id=arguments.dag_id)
+    state = rows[0]["state"] if rows else str(RunState.QUEUED)
+    return {"dag_id": arguments.dag_id, "run_id": run_id, "state": state}
 
 
 async def cancel_run(context: ControlContext, arguments: OneRun) -> shapes.Json:
