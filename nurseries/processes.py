@@ -76,5 +76,6 @@ async def keep_running(
             delay = spending.spend(trio.current_time(), why)
         except BudgetExhausted as exhausted:
             raise exhausted from problem
+        await trio.lowlevel.checkpoint_if_cancelled()  # on_exit may have decided that this was the end
         _log.warning("%s ended with %s; starting it again in %.1f s", current.name, why, delay)
         await trio.sleep(delay)

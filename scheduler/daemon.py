@@ -68,8 +68,8 @@ from scheduler.store.transaction import Store, open_store
 
 logger = logging.getLogger(__name__)
 
-OK, USAGE, UNAVAILABLE, INTERNAL, TEMPORARY, PERMISSION, CONFIGURATION = 0, 64, 69, 70, 75, 77, 78
-"""Exit codes, as in sysexits.h."""
+OK, UNAVAILABLE, INTERNAL, TEMPORARY, PERMISSION, CONFIGURATION, CANCELLED = 0, 69, 70, 75, 77, 78, 130
+"""Exit codes, as in sysexits.h; the last one after a second signal."""
 
 ANSWER_SECONDS = 60.0
 """How long a start waits for a database that does not answer."""
@@ -174,21 +174,27 @@ async def _main(settings: Settings, notifier: Notifier) -> int:
 
     try:
         ending = await run_until_stopped(serve, grace=grace)
-    except* (DatabaseRefused, SchemaMismatch) as group:
-        return _end(notifier, CONFIGURATION, _first(group))
-    except* (StoreUnavailable, PostgresError) as group:
-        return _end(notifier, UNAVAILABLE, _first(group))
-    except* BudgetExhausted as group:
-        return _end(notifier, INTERNAL, _first(group))
-    except* Exception as group:
-        logger.critical("a bug: the daemon stops", exc_info=group)
-        return _end(notifier, INTERNAL, _first(group))
+    except Exception as raised:
+        error = _first(raised)
+        for kinds, code in FAILURES.items():
+            if isinstance(error, kinds):
+                return _end(notifier, code, error)
+        logger.critical("a bug: the daemon stops", exc_info=raised)
+        return _end(notifier, INTERNAL, error)
     logger.info("stopped")
-    return OK if ending in (Ending.FINISHED, Ending.DRAINED, Ending.GRACE_OVER) else 130
+    return CANCELLED if ending is Ending.CANCELLED else OK
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
+FAILURES: dict[tuple[type[Exception], ...], int] = {
+    (DatabaseRefused, SchemaMismatch): CONFIGURATION,
+    (StoreUnavailable, PostgresError): UNAVAILABLE,
+    (BudgetExhausted,): INTERNAL,
+}
+"""What the world may do to us, and the exit code for it; everything else is a bug."""
+
+
+def _first(error: BaseException) -> BaseException:
+    """The first leaf of a group of groups."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error

@@ -117,7 +117,7 @@ class JsonFormatter(logging.Formatter):
         }
         fact = getattr(record, "fact", None)
         if isinstance(fact, Fact):
-            entry |= {"fact": str(fact.kind), **fact.about}
+            entry |= {"fact": str(fact.kind), "about": fact.about}
         if record.exc_info and record.exc_info[0] is not None:
             entry["exception"] = self.formatException(record.exc_info)
         return json.dumps(entry, default=str, ensure_ascii=False)

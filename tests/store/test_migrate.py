@@ -1,0 +1,80 @@
+"""Migrations: an empty database, a current one, one that is ahead, two at once; and the schema equals the tables."""
+
+import pytest
+import sqlalchemy as sa
+import trio
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from nurseries.bridge import open_bridge
+from scheduler.store import migrate
+from scheduler.store.errors import DatabaseRefused, SchemaMismatch, StoreUnavailable
+from scheduler.store.tables import metadata
+from tests.database import Server
+
+
+async def test_an_empty_database_is_filled_and_a_current_one_left_alone(empty_dsn: str) -> None:
+    async with open_bridge() as bridge:
+        before = await migrate.check(bridge, empty_dsn)
+        assert (before.current, before.is_current) == (None, False)
+        assert await migrate.upgrade(bridge, empty_dsn) == [before.head]
+        assert (await migrate.check(bridge, empty_dsn)).is_current
+        assert await migrate.upgrade(bridge, empty_dsn) == []
+
+
+async def test_two_migrations_at_once_do_not_meet(empty_dsn: str) -> None:
+    results: list[object] = []
+
+    async def upgrade() -> None:
+        try:
+            results.append(await migrate.upgrade(bridge, empty_dsn))
+        except StoreUnavailable as error:
+            results.append(str(error))
+
+    async with open_bridge() as bridge:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(upgrade)
+        assert (await migrate.check(bridge, empty_dsn)).is_current
+    refused = [one for one in results if isinstance(one, str)]
+    assert len(results) - len(refused) >= 1
+    assert all("another migration" in one for one in refused)
+
+
+async def test_a_schema_from_the_future_is_refused_and_not_touched(server: Server, dsn: str) -> None:
+    server.sql("UPDATE alembic_version SET version_num = '9999'", dsn.split("/")[3].split("?")[0])
+    async with open_bridge() as bridge:
+        with pytest.raises(SchemaMismatch, match="newer than this version"):
+            await migrate.upgrade(bridge, dsn)
+        assert (await migrate.check(bridge, dsn)).current == "9999"
+
+
+async def test_the_migrated_schema_is_what_the_tables_say(dsn: str) -> None:
+    def compare(connection: sa.Connection) -> list[object]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, metadata))
+
+    async with open_bridge() as bridge:
+
+        async def crossing() -> list[object]:
+            engine = create_async_engine(dsn)
+            try:
+                async with engine.connect() as connection:
+                    return await connection.run_sync(compare)
+            finally:
+                await engine.dispose()
+
+        assert await bridge.shielded(crossing) == []
+
+
+async def test_a_database_that_does_not_exist_is_refused_with_a_sentence(server: Server) -> None:
+    async with open_bridge() as bridge:
+        with pytest.raises(DatabaseRefused, match="does not exist: create it"):
+            await migrate.check(bridge, server.dsn("no_such_database"))
+
+
+async def test_a_server_that_is_not_there_is_weather(server: Server) -> None:
+    async with open_bridge() as bridge:
+        with pytest.raises(StoreUnavailable):
+            await migrate.check(bridge, "postgresql+asyncpg://nobody@/x?host=/nowhere")
