@@ -30,27 +30,31 @@ def explain(error: BaseException) -> int | None:
     from scheduler.home import HomeError, HomeInUse
     from scheduler.store.errors import Conflict, DatabaseRefused, SchemaMismatch, StoreUnavailable
 
-    # Nurseries wrap what leaves them; one exception in one group is that exception.
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    match error:
+    match refusal := sole(error):
         case Failed():
-            return _say(str(error), error.status)
+            return _say(str(refusal), refusal.status)
         case ControlError():
-            return _say(error.message, EXIT_CODES[error.code])
+            return _say(refusal.message, EXIT_CODES[refusal.code])
         case ConfigError():
-            return _say(str(error), CONFIGURATION)
+            return _say(str(refusal), CONFIGURATION)
         case StoreUnavailable() | Conflict():
-            return _say(str(error), UNREACHABLE)
+            return _say(str(refusal), UNREACHABLE)
         case DatabaseRefused() | SchemaMismatch():
-            return _say(str(error), FAILED)
+            return _say(str(refusal), FAILED)
         case HomeInUse():
-            return _say(str(error), CONFLICT)
+            return _say(str(refusal), CONFLICT)
         case HomeError():
-            return _say(str(error), FAILED)
+            return _say(str(refusal), FAILED)
         case KeyboardInterrupt():
             return _say("", INTERRUPTED)
     return None
+
+
+def sole(error: BaseException) -> BaseException:
+    """What nurseries have wrapped on its way out: the one exception of a group of one is that exception."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _say(message: str, status: int) -> int:

@@ -75,10 +75,11 @@ def _at(dsn: str, work: Callable[["Bridge", str], Awaitable[T]]) -> T:
     import trio
 
     from nurseries.bridge import open_bridge
+    from scheduler.daemon import address
 
     async def main() -> T:
         async with open_bridge() as bridge:
-            return await work(bridge, dsn)
+            return await work(bridge, address(dsn))
 
     return trio.run(main)
 
@@ -89,7 +90,8 @@ def _with_embedded(home: Path | None, bindir: Path | None, work: Callable[["Brid
 
     from nurseries.bridge import open_bridge
     from scheduler.cli.connection import home_of
-    from scheduler.postgres import embedded
+    from scheduler.cli.failures import UNREACHABLE, Failed, sole
+    from scheduler.postgres import PostgresError, embedded
 
     place = home_of(home)
 
@@ -99,4 +101,9 @@ def _with_embedded(home: Path | None, bindir: Path | None, work: Callable[["Brid
 
     with place.lock():
         place.ensure()
-        return trio.run(main)
+        try:
+            return trio.run(main)
+        except Exception as error:
+            if isinstance(reason := sole(error), PostgresError):
+                raise Failed(UNREACHABLE, str(reason)) from error
+            raise
