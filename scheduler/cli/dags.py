@@ -57,7 +57,7 @@ def show_dag(dag_id: DagArgument, home: HomeOption = None, as_json: JsonOption =
         print_json(dag)
         return
     document = dag["document"] or {"tasks": []}
-    limits = f"{document.get('max_active_runs')} runs, {document.get('max_active_tasks')} tasks of a run"
+    limits = f"max_active_runs {document.get('max_active_runs')}, max_active_tasks {document.get('max_active_tasks')}"
     print_facts(
         [
             ("DAG", dag["dag_id"], "text"),
@@ -65,7 +65,7 @@ def show_dag(dag_id: DagArgument, home: HomeOption = None, as_json: JsonOption =
             ("Schedule", dag["schedule"], "text"),
             ("Next run", dag["next_run"], "instant"),
             ("Catchup", document.get("catchup"), "text"),
-            ("At once", limits, "text"),
+            ("Limits", limits, "text"),
             ("File", dag["file"], "text"),
             ("Version", dag["version"], "text"),
             ("Since", dag["version_created_at"], "instant"),
@@ -82,7 +82,7 @@ def show_dag(dag_id: DagArgument, home: HomeOption = None, as_json: JsonOption =
         Column("After", lambda task: ", ".join(task["upstream"]), wide=True),
         Column("Rule", field("trigger_rule")),
         Column("Retries", lambda task: task["retry"]["retries"], "count"),
-        Column("Timeout", lambda task: task["execution_timeout"], "seconds"),
+        Column("Timeout", lambda task: task["execution_timeout"], "seconds", optional=True),
         Column("Pool", lambda task: f"{task['pool']} ({task['pool_slots']})"),
     ]
     print_table(columns, document["tasks"], empty="It has no tasks.")
@@ -145,7 +145,7 @@ def next_runs(
         Column("Runs", field("run_after"), "instant", style="bold"),
         Column("Logical date", field("logical_date"), "moment"),
         Column("Interval from", field("data_interval_start"), "moment"),
-        Column("to", field("data_interval_end"), "moment"),
+        Column("Interval to", field("data_interval_end"), "moment"),
     ]
     print_table(columns, slots, empty=f"The schedule of {dag_id} makes no further runs by itself.")
 

@@ -30,15 +30,20 @@ class _Source:
 
 @define
 class LogReader:
-    """Prints what is new in the logs it is shown. `directory` is where relative paths begin."""
+    """Prints what is new in the logs it is shown. `directory` is where relative paths begin.
+
+    Headings appear as soon as there is more than one log, or from the first one if more are `expected`.
+    """
 
     directory: Path
     last_lines: int | None = field(default=None, kw_only=True)
+    expected: bool = field(default=False, kw_only=True)
     _sources: dict[str, _Source] = field(factory=dict, init=False)
     _heading: str | None = field(default=None, init=False)
 
     def show(self, logs: Sequence[Mapping[str, Any]]) -> None:
         """Print everything that these attempts have written since they were last shown."""
+        many = self.expected or len(logs) > 1
         for log in logs:
             key = log["path"]
             source = self._sources.get(key)
@@ -46,7 +51,7 @@ class LogReader:
                 source = self._sources[key] = _Source(self.directory / key)
                 if self.last_lines is not None:
                     source.position = _start_of_last_lines(source.path, self.last_lines)
-            self._copy(source, heading=_heading(log) if len(logs) > 1 or self._heading else None)
+            self._copy(source, heading=_heading(log) if many else None)
 
     def finish(self, logs: Sequence[Mapping[str, Any]]) -> None:
         """Say what is left to say: which logs are not there, and that there is nothing at all."""

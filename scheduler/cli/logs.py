@@ -40,7 +40,9 @@ def logs(
             return
         # Named in full from now on: "the newest run" may become another one while we follow.
         exact = _exact(of, seen["dag_id"], seen["run_id"])
-        reader = LogReader(home_of(home).logs, last_lines=lines)
+        is_run = exact == f"{seen['dag_id']}/{seen['run_id']}"
+        more = follow and seen["unfinished"] and is_run
+        reader = LogReader(home_of(home).logs, last_lines=lines, expected=more)
         reader.show(seen["logs"])
         while follow and seen["unfinished"]:
             reader.wait()

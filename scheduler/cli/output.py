@@ -30,6 +30,8 @@ class Column:
     style: str = ""
     wide: bool = False
     """May be folded over several lines; others are kept whole as long as the terminal allows."""
+    optional: bool = False
+    """Left out of a table on a terminal when no row has a value; a pipe always gets all columns."""
 
 
 def field(name: str) -> Callable[[Mapping[str, Any]], Any]:
@@ -84,6 +86,7 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> "Rend
     from rich import box
     from rich.table import Table
 
+    columns = [each for each in columns if not each.optional or any(each.value(row) not in (None, "") for row in rows)]
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
     for column in columns:
         drawn.add_column(
@@ -99,7 +102,10 @@ def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> "Rend
 
 
 def print_facts(facts: Sequence[tuple[str, Any, Kind]]) -> None:
-    """Print names and values of one thing, one a line; on a terminal without those that are absent."""
+    """Print names and values of one thing, one a line; on a terminal without those that are absent.
+
+    A table that follows stands apart by an empty line on a terminal.
+    """
     from rich.table import Table
 
     if not is_decorated():
@@ -112,7 +118,7 @@ def print_facts(facts: Sequence[tuple[str, Any, Kind]]) -> None:
     for name, value, kind in facts:
         if value not in (None, ""):
             drawn.add_row(name, cell(value, kind, now=now))
-    console().print(drawn)
+    console().print(drawn, "")
 
 
 def cell(value: Any, kind: Kind = "text", *, now: datetime, style: str = "") -> "RenderableType":

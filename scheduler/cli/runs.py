@@ -71,7 +71,7 @@ def show_run(run: RunArgument, home: HomeOption = None, as_json: JsonOption = Fa
         Column("Try", field("try_number"), "count"),
         Column("Started", field("start_date"), "instant"),
         Column("Took", lambda task: between(task["start_date"], task["end_date"], now=now), "seconds"),
-        Column("Message", field("message"), style="dim", wide=True),
+        Column("Message", field("message"), style="dim", wide=True, optional=True),
     ]
     print_table(columns, rows, empty="It has no tasks.")
 

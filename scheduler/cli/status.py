@@ -68,9 +68,9 @@ def _draw(seen: Mapping[str, Any]) -> None:
         ]
     )
     if dags.get("import_errors"):
-        screen.print(Text(f"{dags['import_errors']} DAG files do not import:  asyncsched dags check", style="bold red"))
+        broken = "1 DAG file does" if dags["import_errors"] == 1 else f"{dags['import_errors']} DAG files do"
+        screen.print(Text(f"{broken} not import:  asyncsched dags check\n", style="bold red"))
     if seen.get("next"):
-        screen.print()
         screen.print(
             table(
                 [Column("Next", field("dag_id"), style="bold"), Column("", field("next_run"), "instant")], seen["next"]

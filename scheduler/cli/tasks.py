@@ -26,13 +26,13 @@ def list_tasks(
     now = this_moment()
     columns = [
         Column("Task", field("task_id"), style="bold"),
-        Column("Index", lambda task: task["map_index"] if task["map_index"] >= 0 else None, "count"),
+        Column("Index", lambda task: task["map_index"] if task["map_index"] >= 0 else None, "count", optional=True),
         Column("State", field("state"), "state"),
         Column("Try", lambda task: f"{task['try_number']}/{task['max_tries'] + 1}", "count"),
         Column("Pool", field("pool")),
         Column("Started", field("start_date"), "instant"),
         Column("Took", lambda task: between(task["start_date"], task["end_date"], now=now), "seconds"),
-        Column("Message", field("message"), style="dim", wide=True),
+        Column("Message", field("message"), style="dim", wide=True, optional=True),
     ]
     print_table(columns, tasks, empty="The run has no tasks.")
 
@@ -71,7 +71,7 @@ def _print_instance(task: Mapping[str, Any]) -> None:
             ("State", task["state"], "state"),
             ("Try", f"{task['try_number']} of {task['max_tries'] + 1}", "text"),
             ("Next try", task["retry_at"] if task["state"] == "up_for_retry" else None, "instant"),
-            ("Pool", f"{task['pool']}, {task['pool_slots']} slots", "text"),
+            ("Pool", f"{task['pool']} ({task['pool_slots']})", "text"),
             ("Priority", task["priority"], "text"),
             ("Started", task["start_date"], "instant"),
             ("Took", between(task["start_date"], task["end_date"], now=now), "seconds"),
@@ -86,8 +86,8 @@ def _print_instance(task: Mapping[str, Any]) -> None:
         Column("Took", lambda each: between(each["start_date"], each["end_date"], now=now), "seconds"),
         Column("Pid", field("pid"), "count"),
         Column("Exit", field("exit_code"), "count"),
-        Column("Reason", field("reason")),
-        Column("Message", field("message"), wide=True),
+        Column("Reason", field("reason"), optional=True),
+        Column("Message", field("message"), wide=True, optional=True),
         Column("Log", field("log_path"), style="dim", wide=True),
     ]
     print_table(columns, task["attempts"], empty="It was never tried.")

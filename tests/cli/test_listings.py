@@ -213,7 +213,12 @@ def test_a_terminal_without_unicode_gets_letters(asyncsched: CommandLine, daemon
 @pytest.mark.parametrize(
     ("words", "op", "answer", "says"),
     [
-        (["status"], "status", STATUS, ["ready", "pid 77", "3 running", "1 paused", "do not import", "Failed in 24 h"]),
+        (
+            ["status"],
+            "status",
+            STATUS,
+            ["ready", "pid 77", "3 running", "1 paused", "does not import", "Failed in 24 h"],
+        ),
         (["dags", "list"], "dags.list", [DAG, DAG | {"paused": True}, DAG | {"present": False}], ["paused", "gone"]),
         (["runs", "show", "r"], "runs.show", SHOWN_RUN, ["etl/manual__1", '{"city": "Oslo"}', "extract", "ValueError"]),
         (["tasks", "list", "r"], "tasks.list", [TASK_LINE], ["extract", "2/2", "default_pool"]),

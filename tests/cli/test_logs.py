@@ -87,7 +87,7 @@ def test_following_prints_what_is_written_meanwhile_and_ends_with_the_run(
 
     daemon.answers["logs.locate"] = locate
     ended = asyncsched("logs", "-f", "etl")
-    assert (ended.status, ended.out) == (0, "line 1\nline 2\nline 3\n")
+    assert (ended.status, ended.out) == (0, "==> extract#1 <==\nline 1\nline 2\nline 3\n")
     # After the first look it keeps to the run it began with.
     assert [args["of"] for _, args in daemon.requests] == ["etl", *["etl/manual__1"] * 3]
 
