@@ -167,7 +167,7 @@ def _read(line: str, fields: _Fields) -> Any:
     try:
         days = CronSim(arranged, datetime(2000, 1, 1))
     except CronSimError as error:
-        if _is_readable(fields._replace(month="*")):
+        if _is_readable(fields):
             raise CronError(f"{_quoted(line)} never comes true: there is no such day") from None
         raise CronError(_explain(line, str(error), fields)) from None
     except (ValueError, RecursionError):
@@ -179,9 +179,10 @@ def _read(line: str, fields: _Fields) -> Any:
 
 
 def _is_readable(fields: _Fields) -> bool:
+    """Whether each field alone makes sense."""
     try:
-        CronSim(f"0 0 0 {fields.day} {fields.month} {fields.weekday}", datetime(2000, 1, 1))
-        CronSim(f"{fields.second} {fields.minute} {fields.hour} * * *", datetime(2000, 1, 1))
+        CronSim(f"{fields.second} {fields.minute} {fields.hour} {fields.day} * *", datetime(2000, 1, 1))
+        CronSim(f"* * * * {fields.month} {fields.weekday}", datetime(2000, 1, 1))
     except (CronSimError, ValueError, RecursionError):
         return False
     return True
