@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import asyncpg
 import sqlalchemy as sa
 import trio
 from attrs import define, field, frozen
@@ -23,7 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from nurseries.bridge import Bridge, deadline
 from scheduler.model.facts import Fact
 from scheduler.store.errors import DEADLOCK, Conflict, DatabaseRefused, OutcomeUnknown, StoreUnavailable
-from scheduler.store.writer import BEGINNING, Reading, Transaction, Writer
+from scheduler.store.statements import compiled, rows_touched, set_codecs
+from scheduler.store.writer import BEGINNING, Reading, Stepper, Transaction, Writer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,6 +48,7 @@ class Limits:
     pool: float = 1.0
 
 
+READ_SECONDS = 30.0
 CONFLICTS = frozenset({"40001", DEADLOCK, "55P03", "57014"})
 AWAY = frozenset({"53300", "57P01", "57P02", "57P03", "25P03", "25P04"})
 REFUSED = {
@@ -65,7 +68,7 @@ def translate(error: BaseException, *, committing: bool, xid: str | None) -> Exc
     """Sort an exception from below: ours to raise instead, or None if it is a bug and passes unchanged."""
     state = _sqlstate(error)
     lost = (
-        isinstance(error, OSError | TimeoutError | sa.exc.TimeoutError | sa.exc.InterfaceError)
+        isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | sa.exc.TimeoutError | sa.exc.InterfaceError)
         or (isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated)
         or (state is not None and (state.startswith("08") or state in AWAY))
     )
@@ -93,6 +96,8 @@ class Store:
     poke: Callable[..., None]
     slots: trio.CapacityLimiter
     reserve_slots: trio.CapacityLimiter
+    stepper: Stepper | None = None
+    """Watches, and may hold up, every statement: tests do."""
     tell: Callable[[list[Fact]], None] = field(default=lambda _facts: None)
     """Hears the facts of each committed transaction."""
     clock: Callable[[], datetime] | None = None
@@ -115,13 +120,20 @@ class Store:
 
         async def crossing() -> T:
             nonlocal xid, committing, topics, facts
-            async with self.engine.connect() as connection, deadline(self.limits.transaction):
-                beginning = (await connection.execute(BEGINNING)).one()
-                xid = beginning.xid
-                transaction = Transaction(connection, self._now(beginning.now), writer.allowed)
-                result = await writer.function(transaction, *args, **kwargs)
-                committing = True
-                await connection.commit()
+            async with _driver(self.engine) as driver, deadline(self.limits.transaction):
+                async with _rolled_back_on_error(driver):
+                    await driver.execute("BEGIN")
+                    beginning = await driver.fetchrow(BEGINNING)
+                    xid = beginning["xid"]
+                    now = self._now(beginning["now"])
+                    transaction = Transaction(driver, now, writer.allowed, name=writer.name, stepper=self.stepper)
+                    result = await writer.function(transaction, *args, **kwargs)
+                    if self.stepper is not None:
+                        await self.stepper.before(transaction, "COMMIT")
+                    committing = True
+                    await driver.execute("COMMIT")
+                if self.stepper is not None:
+                    await self.stepper.after(transaction, "COMMIT")
                 topics, facts = tuple(transaction.announcements), transaction.facts
                 return result
 
@@ -156,10 +168,12 @@ class Store:
         """
 
         async def crossing() -> T:
-            async with self.reserve.connect() as connection, deadline(30):
-                await connection.execute(sa.text("SET TRANSACTION READ ONLY"))
-                now = (await connection.execute(sa.text("SELECT clock_timestamp()"))).scalar_one()
-                return await function(Reading(connection, self._now(now)), *args, **kwargs)
+            async with _driver(self.reserve) as driver, deadline(READ_SECONDS), _rolled_back_on_error(driver):
+                await driver.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                now = await driver.fetchval("SELECT clock_timestamp()")
+                result = await function(Reading(driver, self._now(now)), *args, **kwargs)
+                await driver.execute("COMMIT")
+                return result
 
         async with self.reserve_slots:
             try:
@@ -177,10 +191,9 @@ class Store:
         """
 
         async def crossing() -> int:
-            async with self.reserve.connect() as connection, deadline(self.limits.transaction):
-                result = await connection.execute(statement, params)
-                await connection.commit()
-                return int(result.rowcount)
+            async with _driver(self.reserve) as driver, deadline(self.limits.transaction):
+                made = compiled(statement)
+                return rows_touched(await driver.execute(made.text, *made.arguments(params)))
 
         async with self.reserve_slots:
             try:
@@ -233,12 +246,39 @@ class Store:
                     status = await self.read(ask)
                 except (StoreUnavailable, Conflict):
                     status = "in progress"
-                except sa.exc.DBAPIError:
+                except asyncpg.PostgresError:
                     return "aborted"  # "transaction ID is in the future": it never reached the disk
                 if status != "in progress":
                     return status
                 await trio.sleep(0.05)
         return None
+
+
+@asynccontextmanager
+async def _driver(engine: AsyncEngine) -> AsyncIterator[Any]:
+    """A connection of the pool, as the driver knows it; one that broke does not go back into the pool."""
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        try:
+            yield driver
+        finally:
+            if driver.is_closed() or driver.is_in_transaction():
+                await connection.invalidate()
+
+
+@asynccontextmanager
+async def _rolled_back_on_error(driver: Any) -> AsyncIterator[None]:
+    """Roll back if the block does not get through: the connection is clean, or it is thrown away."""
+    try:
+        yield
+    except BaseException:
+        if not driver.is_closed():
+            try:
+                await driver.execute("ROLLBACK")
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                driver.terminate()
+        raise
 
 
 async def _nothing(_: Reading) -> None:
@@ -288,7 +328,7 @@ async def open_store(
     settings = server_settings(limits, may_set_deadlock_timeout=may_set, version=version)
 
     def engine(size: int, statement_seconds: float) -> AsyncEngine:
-        return create_async_engine(
+        made = create_async_engine(
             dsn,
             pool_size=size,
             max_overflow=0,
@@ -299,6 +339,8 @@ async def open_store(
                 "server_settings": settings | {"statement_timeout": f"{int(statement_seconds * 1000)}"},
             },
         )
+        set_codecs(made)
+        return made
 
     hot, reserve = engine(connections, limits.statement), engine(reserved, limits.statement * 4)
     try:

@@ -7,48 +7,67 @@ always lock, then read, decide in pure code, write, announce. `transaction.py` r
 
 from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar
 
 import sqlalchemy as sa
 from attrs import field, frozen
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scheduler.model.facts import Fact, FactKind
 from scheduler.store.errors import LockOrderError
 from scheduler.store.locks import APPEND_ONLY, SATELLITES, HeldLocks, Lock, LockStatement, Mode, Wait
+from scheduler.store.statements import compiled, rows_touched
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 Params = Mapping[str, Any] | None
-Row = sa.RowMapping
+Row = Mapping[str, Any]
 
-BEGINNING = sa.text("SELECT pg_current_xact_id()::text AS xid, clock_timestamp() AS now")
+BEGINNING = "SELECT pg_current_xact_id()::text AS xid, clock_timestamp() AS now"
 """First statement of every transaction: its id, to settle an unknown outcome by, and the database's clock."""
+
+
+class Stepper(Protocol):
+    """Somebody who watches a transaction statement by statement, and may hold it up: tests do."""
+
+    async def before(self, transaction: "Transaction", text: str) -> None:
+        """Called on the asyncio side before each statement, and before COMMIT with the text "COMMIT"."""
+
+    async def after(self, transaction: "Transaction", text: str) -> None:
+        """Called after each statement that succeeded."""
 
 
 class Reading:
     """What a read-only function is given: it can fetch, and cannot lock or write."""
 
-    def __init__(self, connection: AsyncConnection, now: datetime) -> None:
-        self._connection = connection
+    def __init__(self, driver: Any, now: datetime) -> None:
+        self._driver = driver
         self.now = now
         """The database's clock when the transaction began; aware, UTC."""
 
     async def fetch(self, statement: sa.Executable, params: Params = None) -> Sequence[Row]:
         """Run a SELECT and return all rows as mappings."""
-        result = await self._connection.execute(statement, params)
-        return result.mappings().all()
+        made = compiled(statement, keep=params is not None)
+        return await self._fetch(made.text, made.arguments(params))
+
+    async def _fetch(self, text: str, arguments: list[Any]) -> Sequence[Row]:
+        rows: Sequence[Row] = await self._driver.fetch(text, *arguments)
+        return rows
 
 
 class Transaction(Reading):
     """What a writer is given: the law of locks stands between it and the connection."""
 
-    def __init__(self, connection: AsyncConnection, now: datetime, allowed: frozenset[Lock]) -> None:
-        super().__init__(connection, now)
+    def __init__(
+        self, driver: Any, now: datetime, allowed: frozenset[Lock], *, name: str = "", stepper: Stepper | None = None
+    ) -> None:
+        super().__init__(driver, now)
+        self.name = name
+        """The writer's."""
         self.held = HeldLocks(allowed)
         self.announcements: dict[Hashable, None] = {}
         self.facts: list[Fact] = []
+        self._stepper = stepper
 
     async def lock(self, statement: LockStatement, **params: Any) -> list[int]:
         """Run a locking statement; return the keys it locked, ascending.
@@ -56,8 +75,8 @@ class Transaction(Reading):
         Raises LockOrderError if the order would be broken, before anything is sent.
         """
         self.held.about_to_lock(statement.lock, wait=statement.wait)
-        result = await self._connection.execute(statement.select, params)
-        keys: list[int] = list(result.scalars())
+        rows = await self.fetch(statement.select, params)
+        keys = [row["id"] for row in rows]
         self.held.locked(statement.lock, keys, wait=statement.wait, mode=statement.mode)
         return keys
 
@@ -67,8 +86,7 @@ class Transaction(Reading):
         The statement must return `id`. The rows count as held.
         """
         self.held.about_to_lock(lock, wait=Wait.WAIT, inserting=True)
-        result = await self._connection.execute(statement, params)
-        rows = result.mappings().all()
+        rows = await self.fetch(statement, params)
         self.held.locked(lock, [row["id"] for row in rows], wait=Wait.WAIT, mode=Mode.UPDATE, inserted=True)
         return rows
 
@@ -78,8 +96,7 @@ class Transaction(Reading):
         Raises LockOrderError if it does not hold them, or if the statement touched another number of rows.
         """
         self.held.check_covers(lock, keys)
-        result = await self._connection.execute(statement, params)
-        touched = result.rowcount
+        touched = await self._execute(statement, params)
         if touched != len(keys):
             raise LockOrderError(f"{lock.name}: {len(keys)} rows to write, {touched} written")
 
@@ -88,20 +105,19 @@ class Transaction(Reading):
     ) -> Sequence[Row]:
         """Insert, update or delete rows of a satellite table that belong to the held rows `owners`."""
         self.held.check_covers(SATELLITES[table], owners)
-        result = await self._connection.execute(statement, params)
-        return result.mappings().all() if result.returns_rows else ()
+        return await self.fetch(statement, params)
 
     async def append(self, table: sa.Table, statement: sa.Executable, params: Params = None) -> None:
         """Insert into an append-only table: no contended key, no foreign key, so no lock."""
         assert table in APPEND_ONLY, table.name
-        await self._connection.execute(statement, params)
+        await self._execute(statement, params)
 
     async def consume(
         self, table: sa.Table, owners: Iterable[int], statement: sa.Executable, params: Params = None
     ) -> None:
         """Delete rows of an append-only table that belong to the held rows `owners`."""
         self.held.check_covers(APPEND_ONLY[table], owners)
-        await self._connection.execute(statement, params)
+        await self._execute(statement, params)
 
     def announce(self, *topics: Hashable) -> None:
         """Remember topics to be poked after the commit; hints only, nothing depends on them."""
@@ -110,6 +126,23 @@ class Transaction(Reading):
     def tell(self, kind: FactKind, **about: Any) -> None:
         """Remember a fact, to be told to whoever listens after the commit."""
         self.facts.append(Fact(kind, about))
+
+    async def _execute(self, statement: sa.Executable, params: Params) -> int:
+        made = compiled(statement, keep=params is not None)
+        if self._stepper is not None:
+            await self._stepper.before(self, made.text)
+        status: str = await self._driver.execute(made.text, *made.arguments(params))
+        if self._stepper is not None:
+            await self._stepper.after(self, made.text)
+        return rows_touched(status)
+
+    async def _fetch(self, text: str, arguments: list[Any]) -> Sequence[Row]:
+        if self._stepper is None:
+            return await super()._fetch(text, arguments)
+        await self._stepper.before(self, text)
+        rows = await super()._fetch(text, arguments)
+        await self._stepper.after(self, text)
+        return rows
 
 
 @frozen
