@@ -83,7 +83,7 @@ async def ensure_cluster(base: Base, programs: Programs, account: Account, on_st
         if not account.is_us:
             os.chown(scratch, account.uid, account.gid)
         await _fill(base, scratch.name, programs, account)
-        scratch.rename(base.path / str(programs.major))
+        os.rename(scratch, base.path / str(programs.major))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     os.fsync(base.descriptor)

@@ -20,7 +20,8 @@ from scheduler.postgres.errors import PostgresError
 OLDEST = 14
 """The oldest major version we work with."""
 
-_CACHE = Path("/var/cache/asyncsched")
+CACHE = Path("/var/cache/asyncsched")
+"""Where root keeps copies of programs that the server's user cannot enter."""
 _VERSION_LIMIT_S = 20.0
 
 
@@ -124,17 +125,16 @@ def _copy(bindir: Path) -> Path:
         return bindir  # spread over the system: a copy would not find its parts
     program = (prefix / "bin" / "postgres").stat()
     identity = f"{prefix}\0{program.st_size}\0{program.st_mtime_ns}"
-    target = _CACHE / f"postgresql-{hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]}"
+    target = CACHE / f"postgresql-{hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]}"
+    copied = target / prefix.parent.name / prefix.name / "bin"
     if target.is_dir():
-        return target / "bin"
+        return copied
     try:
-        _CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
-        _CACHE.chmod(0o755)
-        scratch = Path(tempfile.mkdtemp(prefix=".copy-", dir=_CACHE))
+        CACHE.mkdir(mode=0o755, parents=True, exist_ok=True)
+        CACHE.chmod(0o755)
+        scratch = Path(tempfile.mkdtemp(prefix=".copy-", dir=CACHE))
         try:
-            for part in ("bin", "lib", "share"):
-                unused = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig", "doc", "man")
-                shutil.copytree(prefix / part, scratch / part, symlinks=True, ignore=unused)
+            _copy_installation(prefix, scratch)
             _open_to_all(scratch)
             try:
                 scratch.rename(target)
@@ -145,10 +145,20 @@ def _copy(bindir: Path) -> Path:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise PostgresError(
-            f"the server's user cannot enter {prefix}, and no copy can be made in {_CACHE} ({error.strerror}): "
+            f"the server's user cannot enter {prefix}, and no copy can be made in {CACHE} ({error}): "
             "install asyncsched outside of root's home, or set database.bindir"
         ) from error
-    return target / "bin"
+    return copied
+
+
+def _copy_installation(prefix: Path, target: Path) -> None:
+    unused = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig", "doc", "man")
+    for part in ("bin", "lib", "share"):
+        shutil.copytree(prefix / part, target / prefix.parent.name / prefix.name / part, symlinks=True, ignore=unused)
+    # A wheel keeps its shared libraries beside the package, where the programs look for them.
+    libraries = prefix.parent.with_name(f"{prefix.parent.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, target / libraries.name, symlinks=True)
 
 
 def _open_to_all(top: Path) -> None:

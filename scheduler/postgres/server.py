@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from scheduler.postgres.account import Account, own_account, server_account
 from scheduler.postgres.cluster import Base, data_owner, ensure_cluster, open_base
 from scheduler.postgres.errors import PostgresError, PostgresInUse
 from scheduler.postgres.programs import Programs, find_programs, server_environment
-from scheduler.postgres.strays import read_pid_file, stop_strays
+from scheduler.postgres.strays import forget_dead, read_pid_file, stop_strays
 
 # A crash of one backend restarts the server from within; here it is the postmaster itself that died.
 _BUDGET = Budget(restarts=5, seconds=60.0, backoff_min_s=0.1, backoff_max_s=5.0)
@@ -29,6 +30,8 @@ _READY_POLL_S = 0.005
 _STATUS_EVERY_S = 5.0
 _LOG_LIMIT_BYTES = 10 * 1024 * 1024
 _LOG_CHECK_S = 60.0
+# As log_line_prefix has it: time, [process], severity, text.
+_LOG_LINE = re.compile(r"[^\[]*\[(\d+)\][^:]*:\s*(.*)")
 
 
 def _silent(_status: str) -> None:
@@ -98,6 +101,12 @@ def _write_configuration(base: Base, programs: Programs, us: Account) -> None:
         scratch.chmod(0o644)
         scratch.replace(base.path / name)
 
+    # Made once, so that people find it; what they write into it stays.
+    local = base.path / settings.LOCAL_FILE
+    with contextlib.suppress(FileExistsError), local.open("x", encoding="utf-8") as stream:
+        stream.write(settings.LOCAL_TEXT)
+        local.chmod(0o644)
+
 
 def _prepare_socket(home: Home, base: Base, account: Account) -> str:
     """Make the socket's directory, and the short way to it for clients; return the database's address."""
@@ -153,8 +162,13 @@ class _Server:
 
     async def keep(self, spec: ChildSpec, budget: Budget) -> None:
         """Keep the server running. Raises PostgresError when it does not start or dies too often."""
+
+        def next_start() -> ChildSpec:
+            forget_dead(self.data, self.base.path / "socket")
+            return spec
+
         try:
-            await keep_running(spec, budget=budget, on_start=self._note_start, on_exit=self._note_exit)
+            await keep_running(next_start, budget=budget, on_start=self._note_start, on_exit=self._note_exit)
         except BudgetExhausted as error:
             raise PostgresError(f"PostgreSQL does not stay up: {self.last_words()}") from error
         except (ChildFailed, OSError) as error:
@@ -216,15 +230,17 @@ class _Server:
         os.truncate(self.log_path, 0)
 
     def last_words(self) -> str:
-        """Return the server's last complaints."""
+        """Return what the last server that was started said at the end, with paths as people know them."""
         try:
             with self.log_path.open("rb") as stream:
                 stream.seek(max(0, self.log_path.stat().st_size - 4096))
                 lines = stream.read().decode(errors="replace").splitlines()
         except OSError:
             return f"see {self.log_path}"
-        bad = [line for line in lines if "FATAL:" in line or "PANIC:" in line or "HINT:" in line]
-        return " / ".join((bad or lines)[-2:]) or f"see {self.log_path}"
+        said = [match.groups() for line in lines if (match := _LOG_LINE.match(line))]
+        words = [text for pid, text in said if pid == said[-1][0]][-3:]
+        shown = " / ".join(words).replace(self.base.seen_by_server(""), f"{self.base.path}/")
+        return shown or f"see {self.log_path}"
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ SUPERUSER = "postgres"
 """The bootstrap role; the daemon's own user may also log in as it, for administration."""
 LOCAL_FILE = "local.conf"
 """Settings of the user's own, beside the generated files."""
+LOCAL_TEXT = "# Settings of your own for the embedded PostgreSQL, read after all others at every start.\n"
 
 # Durable commits are a promise, so they are said on the command line, which no file outranks.
 FIXED = (
@@ -57,7 +58,7 @@ def server_configuration(major: int, libraries: Sequence[str]) -> str:
         lines += ["", f"shared_preload_libraries = '{','.join(libraries)}'"]
     if "pg_stat_statements" in libraries:
         lines += ["pg_stat_statements.max = 1000"]
-    return "\n".join([*lines, "", f"include_if_exists = '{LOCAL_FILE}'", ""])
+    return "\n".join([*lines, "", f"include = '{LOCAL_FILE}'", ""])
 
 
 def access_rules() -> str:

@@ -48,7 +48,7 @@ def read_pid_file(data: Path) -> tuple[int, bool] | None:
 
 
 async def stop_strays(data: Path, *, marker: str) -> None:
-    """Stop what is left of our own earlier server on `data`; make a stale postmaster.pid harmless.
+    """Stop what is left of our own earlier server on `data`.
 
     A postmaster is ours when `marker` is one of its arguments. Raises PostgresInUse when somebody else's runs
     on the directory, PostgresError when a process does not die.
@@ -65,10 +65,24 @@ async def stop_strays(data: Path, *, marker: str) -> None:
         await _stop(postmaster.pid)
     for orphan in _servers(data):
         await _await_end(orphan.pid)
-    if noted and postmaster is None and _is_alive(noted[0]):
-        # The number now belongs to something else, which would make PostgreSQL refuse to start.
+
+
+def forget_dead(data: Path, socket: Path) -> None:
+    """Remove lock files of servers that are gone: postmaster.pid and the socket's.
+
+    PostgreSQL would refuse to start when the number in them means something else now, or a zombie that nobody
+    reaps: for it a number that exists is a server. In a container both are common. Nothing happens while any
+    server process works in `data`; and postmaster.pid stays when PostgreSQL itself can tell.
+    """
+    noted = read_pid_file(data)
+    if any(_servers(data)):
+        return
+    dead = [socket / ".s.PGSQL.5432", socket / ".s.PGSQL.5432.lock"]
+    if noted and os.path.exists(f"/proc/{noted[0]}"):
+        dead.append(data / "postmaster.pid")
+    for path in dead:
         with contextlib.suppress(FileNotFoundError):
-            (data / "postmaster.pid").unlink()
+            path.unlink()
 
 
 def _servers(data: Path) -> Iterator[_Process]:
@@ -88,10 +102,6 @@ def _servers(data: Path) -> Iterator[_Process]:
                 continue
             argv = Path(f"/proc/{entry.name}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
             yield _Process(pid=int(entry.name), argv=tuple(os.fsdecode(part) for part in argv))
-
-
-def _is_alive(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
 
 
 async def _stop(pid: int) -> None:
