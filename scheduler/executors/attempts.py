@@ -127,6 +127,10 @@ class Attempt:
                 return False
             if not cradle.is_over:
                 await self._run_user_code(cradle, self._answer)
+        if cradle.orphaned is not None:
+            self._read_channel(cradle)
+            if self._ended is None:
+                self.stop(Intent(kind=OutcomeKind.LOST, reason="worker", message=cradle.orphaned))
         if not cradle.is_over or cradle.orphaned is not None:
             await self._kill(cradle, grace=self.limits.kill_grace)
         return True

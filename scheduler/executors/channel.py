@@ -80,7 +80,11 @@ class Channel:
         if self.closed:
             return None
         try:
-            data = self._sock.recv(_CHUNK)
+            try:
+                data = self._sock.recv(_CHUNK)
+            except ConnectionResetError:
+                # The peer left without reading everything; what it had said before can still be read.
+                data = self._sock.recv(_CHUNK)
         except BlockingIOError:
             return []
         except OSError:

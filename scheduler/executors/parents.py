@@ -23,6 +23,7 @@ _TAIL_BYTES = 64 * 1024
 _STATUS_SECONDS = 2.0
 _SPARE_SECONDS = 60.0
 _STABLE_SECONDS = 10.0
+_UNCLAIMED = 64
 _PAUSE_SECONDS = (0.1, 5.0)
 
 
@@ -74,8 +75,9 @@ class Cradle:
 class Parent:
     """One warm parent, from the request for it until its end."""
 
-    def __init__(self, key: SourceKey, control: socket.socket, output: int) -> None:
+    def __init__(self, key: SourceKey, control: socket.socket, output: int, on_pid: Callable[["Parent"], None]) -> None:
         self.key = key
+        self._on_pid = on_pid
         self.pid = 0
         self.is_ready = False
         self.is_gone = False
@@ -151,7 +153,7 @@ class Parent:
             while (message := await self._receive()) is not None:
                 self._hear(message)
             self.is_gone = True
-            if self.pid and not self.exited.is_set():
+            if self.pid and self.import_failure is None:
                 with trio.move_on_after(_STATUS_SECONDS):
                     await self.exited.wait()
             nursery.cancel_scope.cancel()
@@ -168,6 +170,8 @@ class Parent:
                 else:
                     await trio.lowlevel.wait_readable(self._control.fileno())
                 continue
+            except ConnectionResetError:
+                continue  # it left with requests unread; what it said before comes after this, once
             except OSError:
                 return None
             return data.decode() if data else None
@@ -187,6 +191,7 @@ class Parent:
         match word:
             case "pid":
                 self.pid = int(rest)
+                self._on_pid(self)
             case "ready":
                 self.is_ready = True
             case "failed":
@@ -295,6 +300,7 @@ class ParentPool:
     _waiting: list[tuple[bytes, tuple[int, int]]] = field(factory=list)
     _wanted: frozenset[SourceKey] = frozenset()
     _is_ending: bool = False
+    _unclaimed: dict[int, int] = field(factory=dict)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a zygote until cancelled; when it dies, its warm parents live on and a new one is started."""
@@ -340,7 +346,7 @@ class ParentPool:
         ours.setblocking(False)
         output, their_output = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(output, False)
-        parent = Parent(key, ours, output)
+        parent = Parent(key, ours, output, self._claim_exit)
         self._parents[key] = parent
         self._all.add(parent)
         request = json.dumps({"file": key.file, "path": key.path, "sha256": key.sha256}).encode()
@@ -423,6 +429,16 @@ class ParentPool:
             if parent.pid == pid:
                 parent.exit_code = code
                 parent.exited.set()
+                return
+        self._unclaimed[pid] = code
+        while len(self._unclaimed) > _UNCLAIMED:
+            del self._unclaimed[next(iter(self._unclaimed))]
+
+    def _claim_exit(self, parent: Parent) -> None:
+        """We may hear of its death, from the zygote, before we have heard its own first word."""
+        code = self._unclaimed.pop(parent.pid, None)
+        if code is not None:
+            self._parent_exited(parent.pid, code)
 
     # ---- our own children: the zygote, and what is left behind when it dies
 

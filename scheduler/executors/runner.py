@@ -210,16 +210,18 @@ def clean(text: str) -> str:
 def format_exception(error: BaseException) -> str:
     """The traceback from the first line of user code on."""
     try:
-        return "".join(traceback.format_exception(type(error), error, _from_user_code(error.__traceback__)))
+        tb = _from_user_code(error.__traceback__)
+        if tb is None and not isinstance(error, SyntaxError):  # which says itself where it is
+            tb = error.__traceback__
+        return "".join(traceback.format_exception(type(error), error, tb))
     except Exception:
         return f"{type(error).__name__} (its traceback cannot be shown)\n"
 
 
 def _from_user_code(tb: TracebackType | None) -> TracebackType | None:
-    start = tb
-    while start is not None and _is_ours(start.tb_frame):
-        start = start.tb_next
-    return start or tb
+    while tb is not None and _is_ours(tb.tb_frame):
+        tb = tb.tb_next
+    return tb
 
 
 def _is_ours(frame: FrameType) -> bool:
