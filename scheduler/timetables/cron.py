@@ -7,8 +7,8 @@ on another), and whether it takes both passes of a fold depends on whether a fie
 * The hours cover the whole day: every instant whose wall time matches. Both passes of a fold, nothing in a gap.
 * Otherwise a wall time in a gap means the first instant after it, once; one in a fold means its first pass.
 
-Another difference: day of month and day of week are alternatives whenever both are restricted, and only a plain `*`
-(or a list of everything) does not restrict; cronsim, like Debian's cron, also counts `*/2` as unrestricted.
+Another difference: day of month and day of week are alternatives unless one of them is a plain `*`, as in Airflow;
+cronsim, like Debian's cron, wants both to match also when one of them is `*/2`.
 """
 
 from bisect import bisect_left
@@ -172,9 +172,7 @@ def _read(line: str, fields: _Fields) -> Any:
         raise CronError(_explain(line, str(error), fields)) from None
     except (ValueError, RecursionError):
         raise CronError(f"{_quoted(line)} is not a cron line") from None
-    days.day_and = days.days == set(range(1, 32)) or {day % 7 for day in days.weekdays if isinstance(day, int)} == set(
-        range(7)
-    )
+    days.day_and = "*" in (fields.day, fields.weekday)
     return days
 
 

@@ -31,9 +31,10 @@ def first(line: str, count: int, after: str = "2026-01-01") -> list[str]:
         # both days restricted: either
         ("0 0 13 * FRI", ["01-02 00:00:00", "01-09 00:00:00", "01-13 00:00:00"]),
         ("0 0 */10 * MON", ["01-05 00:00:00", "01-11 00:00:00", "01-12 00:00:00"]),
-        # a list of all days does not restrict
-        ("0 0 13 * 0-6", ["01-13 00:00:00", "02-13 00:00:00"]),
-        ("0 0 1-31 * FRI", ["01-02 00:00:00", "01-09 00:00:00"]),
+        # only a plain star does not restrict
+        ("0 0 13 * 0-6", ["01-02 00:00:00", "01-03 00:00:00"]),
+        ("0 0 */1 * FRI", ["01-02 00:00:00", "01-03 00:00:00"]),
+        ("0 0 13 * *", ["01-13 00:00:00", "02-13 00:00:00"]),
     ],
 )
 def test_a_line_means_what_airflow_says_it_means(line: str, expected: list[str]) -> None:

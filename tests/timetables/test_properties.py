@@ -103,12 +103,10 @@ def _matches(line: str, wall: datetime) -> bool:
 @settings(deadline=None, max_examples=200)
 def test_without_clock_changes_we_agree_with_cronsim(line: str, after: datetime) -> None:
     day, weekday = line.split()[2::2]
-    if (day.startswith("*/") or weekday.startswith("*/")) and day != "*" and weekday != "*":
+    if "*" not in (day, weekday) and (day + weekday).find("*") >= 0:
         return  # here we differ on purpose
     wanted = [slot.replace(tzinfo=UTC) for slot in islice(CronSim(line, after.replace(tzinfo=None)), 20)]
-    days = {"1-28", "1-31"} & {day} or {"0-6"} & {weekday}
-    if not days:
-        assert list(islice(Cron(line, "UTC").forwards(after), 20)) == wanted
+    assert list(islice(Cron(line, "UTC").forwards(after), 20)) == wanted
 
 
 @given(lines, st.sampled_from(ZONES), turns, st.lists(st.integers(1, 200_000), min_size=1, max_size=8))
