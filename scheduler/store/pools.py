@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from scheduler.store import tables as t
 from scheduler.store.locks import Lock, Mode, Wait, locking
+from scheduler.store.topics import Topic
 from scheduler.store.writer import Reading, Row, Transaction, writer
 
 EVERYTHING = "*"
@@ -42,6 +43,7 @@ _DELETE = sa.text("DELETE FROM pool WHERE id = ANY(:keys)")
 async def write_pool(tx: Transaction, name: str, slots: int, description: str | None) -> bool:
     """Create a pool or change it; True if it is new. Lowering the slots stops nothing that runs."""
     keys = await tx.lock(LOCK_NAMED, names=[name])
+    tx.announce(Topic.SLOT_FREED)  # there may be more room now, or a pool that tasks have waited for
     parameters = {"name": name, "slots": slots, "description": description, "keys": keys}
     if keys:
         await tx.write(Lock.POOL, keys, _UPDATE, parameters)
