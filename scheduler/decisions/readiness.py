@@ -34,6 +34,8 @@ class Seen:
 
     index: int
     state: TaskState
+    key: int = 0
+    """Its primary key, which never changes; 0 if it was not read."""
     retry_at: datetime | None = None
     decision: Decision | None = None
 
@@ -47,6 +49,8 @@ class Picture:
     tallies: list[int]
     unfinished: int
     retry_at: dict[int, datetime] = field(factory=dict)
+    keys: dict[int, int] = field(factory=dict)
+    """Primary keys by position, as far as they were read; shared by all copies, since they never change."""
     excluded: set[int] = field(factory=set)
     """Tasks that a finished branch or short circuit directly above them has ruled out."""
 
@@ -66,12 +70,15 @@ class Picture:
             self.tallies.copy(),
             self.unfinished,
             self.retry_at.copy(),
+            self.keys,
             self.excluded.copy(),
         )
 
     def note(self, seen: Seen) -> None:
         """Take over what the database says about one task."""
         self.set(seen.index, seen.state)
+        if seen.key:
+            self.keys[seen.index] = seen.key
         if seen.retry_at is not None and seen.state is TaskState.UP_FOR_RETRY:
             self.retry_at[seen.index] = seen.retry_at
         if seen.decision is not None and seen.state is TaskState.SUCCESS:

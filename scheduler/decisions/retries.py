@@ -24,10 +24,10 @@ def retry_delay(policy: RetryPolicy, *, failures: int, identity: str) -> float:
     if m in (0.0, 1.0):
         return policy.delay
     ceiling = min(DAY, policy.max_delay if policy.max_delay is not None else DAY)
-    if policy.delay <= 0:
-        base = 1
-    else:
-        exponent = min(failures - 1, math.log(2 * DAY / policy.delay, m) + 1 if m > 1 else failures - 1)
-        base = max(1, math.ceil(policy.delay * m ** max(0.0, exponent)))
+    try:
+        grown = policy.delay * m ** (failures - 1)
+    except OverflowError:
+        grown = DAY
+    base = max(1, math.ceil(min(grown, DAY)))
     spread = int.from_bytes(hashlib.sha1(identity.encode(), usedforsecurity=False).digest()) % base
     return float(min(base + spread, ceiling))

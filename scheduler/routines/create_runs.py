@@ -1,5 +1,7 @@
 """Create the runs that timetables say are due, and move each dag's pointer past them."""
 
+from datetime import datetime
+
 from attrs import frozen
 
 from nurseries.routine import Pace, Progress
@@ -35,7 +37,7 @@ async def create_due_runs(tx: Transaction, graphs: Graphs, at_most: int) -> Crea
     known = await graphs.load(tx, {row["version_id"] for row in rows})
     active = await runs.count_active(tx, claimed)
     new: list[runs.NewRun] = []
-    pointers = []
+    pointers: list[tuple[int, datetime | None, datetime | None]] = []
     dropped = 0
     for row in rows:
         graph = known[row["version_id"]]

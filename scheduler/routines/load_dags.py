@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attrs import define, field
-from scheduler.loading.loader import ImportFailure, Loaded, load_file
-from scheduler.loading.scan import scan
-from scheduler.loading.version import version_hash
 
 from nurseries.routine import Pace, Progress
+from scheduler.loading.loader import ImportFailure, Loaded, load_file
+from scheduler.loading.scan import scan
 from scheduler.loading.sources import PinnedSources
+from scheduler.loading.version import version_hash
 from scheduler.model.facts import FactKind
 from scheduler.store import dags
 from scheduler.store.documents import encode
@@ -24,7 +24,7 @@ from scheduler.store.errors import Conflict
 from scheduler.store.locks import Lock
 from scheduler.store.topics import Topic
 from scheduler.store.transaction import Store
-from scheduler.store.writer import Transaction, writer
+from scheduler.store.writer import Row, Transaction, writer
 
 if TYPE_CHECKING:
     import trio
@@ -63,7 +63,7 @@ async def store_file(tx: Transaction, path: str, parsed: Loaded | ImportFailure,
 
 
 async def _store_versions(
-    tx: Transaction, path: str, parsed: Loaded, keys: dict[str, int], before: dict[str, dags.Row]
+    tx: Transaction, path: str, parsed: Loaded, keys: dict[str, int], before: dict[str, Row]
 ) -> None:
     fresh, pointed = [], []
     for dag in parsed.dags:

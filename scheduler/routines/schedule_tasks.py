@@ -67,7 +67,7 @@ async def judge_runs(tx: Transaction, graphs: Graphs, pictures: Pictures, at_mos
         if len(got) != len(changed):
             return Judged(stale=True)
         await tasks.schedule(tx, {keys[key, i]: state for key, i, state in changed})
-    await events.consume(tx, held, [row["id"] for row in due_events])
+    await events.consume(tx, held, [row["event_id"] for row in due_events])
     ends = {key: made.run_state for key, made in plans.items() if made.changes or made.run_state is not None}
     if ends:
         await runs.advance(tx, ends)

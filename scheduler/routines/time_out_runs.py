@@ -37,7 +37,7 @@ async def time_out_due_runs(tx: Transaction, at_most: int) -> TimedOut:
     timers = await events.due(tx, held, KINDS, at_most=10 * at_most)
     facts = await runs.facts(tx, held)
     late = [key for key, row in facts.items() if row["state"] == RunState.RUNNING and row["verdict"] is None]
-    await events.consume(tx, held, [row["id"] for row in timers])
+    await events.consume(tx, held, [row["event_id"] for row in timers])
     await impose(tx, late, Verdict.TIMEOUT)
     return TimedOut(seen=len(wanted))
 

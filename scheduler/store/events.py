@@ -32,7 +32,7 @@ _RUNS_WITH = sa.text(
     " ORDER BY due_at LIMIT 2000) AS e GROUP BY run_pk ORDER BY min(due_at) LIMIT :at_most"
 )
 _OF_RUNS = sa.text(
-    "SELECT e.id, e.run_pk, e.kind, ti.task_index, ti.state, ti.retry_at, ti.decision"
+    "SELECT e.id AS event_id, e.run_pk, e.kind, ti.id, ti.task_index, ti.state, ti.retry_at, ti.decision"
     " FROM event e LEFT JOIN task_instance ti ON ti.id = e.ti_id"
     " WHERE e.run_pk = ANY(:runs) AND e.due_at <= :now AND e.kind = ANY(:kinds) ORDER BY e.id LIMIT :at_most"
 )

@@ -38,6 +38,7 @@ LOCK_OF_TOKENS = locking(
 # --- judging ------------------------------------------------------------------------------------------------
 
 _OF_RUN = sa.select(
+    t.task_instance.c.id,
     t.task_instance.c.run_pk,
     t.task_instance.c.task_index,
     t.task_instance.c.state,
@@ -61,6 +62,7 @@ _SCHEDULE = sa.text(
 def seen(row: Row) -> Seen:
     """A row of an instance as the decisions want it."""
     return Seen(
+        key=row["id"],
         index=row["task_index"],
         state=TaskState(row["state"]),
         retry_at=row["retry_at"],
@@ -118,9 +120,13 @@ _RUN_FACTS = sa.text(
     " WHERE r.id = ANY(:keys) AND r.state = 'running' AND r.verdict IS NULL"
 )
 _ADMIT = sa.text(
-    "UPDATE task_instance ti SET state = 'queued', token = v.token"
-    " FROM unnest(CAST(:keys AS bigint[]), CAST(:tokens AS uuid[])) AS v(id, token)"
-    " WHERE ti.id = v.id AND ti.state = 'scheduled'"
+    "WITH v AS MATERIALIZED (SELECT * FROM unnest(CAST(:keys AS bigint[]), CAST(:tokens AS uuid[]),"
+    " CAST(:tries AS integer[]), CAST(:logs AS text[])) AS v(id, token, try_number, log_path)),"
+    " ti AS (UPDATE task_instance ti SET state = 'queued', token = v.token, try_number = v.try_number, retry_at = NULL,"
+    " start_date = NULL, end_date = NULL FROM v WHERE ti.id = v.id AND ti.state = ANY(:states) RETURNING 1),"
+    " a AS (INSERT INTO attempt (token, ti_id, try_number, state, daemon, queued_at, log_path)"
+    " SELECT v.token, v.id, v.try_number, 'queued', CAST(:daemon AS uuid), :now, v.log_path FROM v)"
+    " SELECT count(*) AS touched FROM ti"
 )
 _ADMITTED = sa.select(
     t.task_instance.c.id,
@@ -131,12 +137,6 @@ _ADMITTED = sa.select(
     t.task_instance.c.try_number,
     t.task_instance.c.max_tries,
 ).where(t.task_instance.c.id == sa.any_(keys_param()))
-_CLAIM = sa.text(
-    "INSERT INTO attempt (token, ti_id, try_number, state, daemon, queued_at, log_path)"
-    " SELECT v.token, v.ti_id, v.try_number, 'queued', CAST(:daemon AS uuid), :now, v.log_path"
-    " FROM unnest(CAST(:tokens AS uuid[]), CAST(:keys AS bigint[]), CAST(:tries AS integer[]),"
-    " CAST(:logs AS text[])) AS v(token, ti_id, try_number, log_path)"
-)
 
 
 async def ready(tx: Reading, *, full_runs: Collection[int], full_pools: Collection[str], at_most: int) -> Sequence[Row]:
@@ -165,22 +165,24 @@ class Claim:
     log_path: str
 
 
-async def admit(tx: Transaction, claims: Sequence[Claim], *, daemon: str) -> None:
-    """scheduled to queued, each with a new claim token and an attempt of its own."""
+async def admit(tx: Transaction, claims: Sequence[Claim], *, daemon: str, fresh: bool = False) -> None:
+    """scheduled to queued, each with a new claim token and an attempt of its own.
+
+    `fresh`: these were judged ready in this transaction and pass through `scheduled` without stopping there.
+    """
     keys = [claim.key for claim in claims]
-    tokens = [claim.token for claim in claims]
-    await tx.write(Lock.TASK_INSTANCE, keys, _ADMIT, {"keys": keys, "tokens": tokens})
-    await tx.write_satellite(
-        t.attempt,
+    await tx.write_with_satellites(
+        Lock.TASK_INSTANCE,
         keys,
-        _CLAIM,
+        _ADMIT,
         {
             "now": tx.now,
             "daemon": daemon,
-            "tokens": tokens,
             "keys": keys,
+            "tokens": [claim.token for claim in claims],
             "tries": [claim.try_number for claim in claims],
             "logs": [claim.log_path for claim in claims],
+            "states": [str(state) for state in (_JUDGEABLE if fresh else (TaskState.SCHEDULED,))],
         },
     )
 
@@ -196,13 +198,14 @@ _BY_TOKEN = sa.text(
     " WHERE a.token = ANY(CAST(:tokens AS uuid[]))"
 )
 _START = sa.text(
-    "UPDATE task_instance SET state = 'running', start_date = :now, end_date = NULL"
-    " WHERE id = ANY(:keys) AND state = 'queued' AND token = ANY(CAST(:tokens AS uuid[]))"
-)
-_START_ATTEMPTS = sa.text(
-    "UPDATE attempt a SET state = 'running', started_at = :now, worker = v.worker, hostname = v.hostname, pid = v.pid"
-    " FROM unnest(CAST(:tokens AS uuid[]), CAST(:workers AS uuid[]), CAST(:hostnames AS text[]),"
-    " CAST(:pids AS integer[])) AS v(token, worker, hostname, pid) WHERE a.token = v.token AND a.state = 'queued'"
+    "WITH v AS MATERIALIZED (SELECT * FROM unnest(CAST(:keys AS bigint[]), CAST(:tokens AS uuid[]),"
+    " CAST(:workers AS uuid[]), CAST(:hostnames AS text[]), CAST(:pids AS integer[]))"
+    " AS v(id, token, worker, hostname, pid)),"
+    " ti AS (UPDATE task_instance ti SET state = 'running', start_date = :now, end_date = NULL FROM v"
+    " WHERE ti.id = v.id AND ti.token = v.token AND ti.state = 'queued' RETURNING 1),"
+    " a AS (UPDATE attempt a SET state = 'running', started_at = :now, worker = v.worker, hostname = v.hostname,"
+    " pid = v.pid FROM v WHERE a.token = v.token AND a.state = 'queued')"
+    " SELECT count(*) AS touched FROM ti"
 )
 _FORGET_RESULTS = sa.text("DELETE FROM xcom WHERE ti_id = ANY(:keys)")
 _INPUTS = sa.text(
@@ -212,25 +215,21 @@ _INPUTS = sa.text(
     " JOIN xcom x ON x.ti_id = ti.id AND x.key = 'return_value'"
 )
 _END = sa.text(
-    "UPDATE task_instance ti SET state = v.state, token = NULL, losses = v.losses, retry_at = v.retry_at,"
+    "WITH v AS MATERIALIZED (SELECT * FROM unnest(CAST(:keys AS bigint[]), CAST(:tokens AS uuid[]),"
+    " CAST(:states AS text[]), CAST(:attempts AS text[]), CAST(:losses AS integer[]), CAST(:retries AS timestamptz[]),"
+    " CAST(:decisions AS text[]), CAST(:exit_codes AS integer[]), CAST(:reasons AS text[]), CAST(:messages AS text[]),"
+    " CAST(:reports AS text[]), CAST(:results AS text[])) AS v(id, token, state, attempt, losses, retry_at, decision,"
+    " exit_code, reason, message, report, result)),"
+    " ti AS (UPDATE task_instance ti SET state = v.state, token = NULL, losses = v.losses, retry_at = v.retry_at,"
     " decision = CAST(v.decision AS jsonb),"
-    " end_date = CASE WHEN v.state = 'scheduled' THEN NULL ELSE CAST(:now AS timestamptz) END"
-    " FROM unnest(CAST(:keys AS bigint[]), CAST(:tokens AS uuid[]), CAST(:states AS text[]),"
-    " CAST(:losses AS integer[]),"
-    " CAST(:retries AS timestamptz[]), CAST(:decisions AS text[])) AS v(id, token, state, losses, retry_at, decision)"
-    " WHERE ti.id = v.id AND ti.token = v.token AND ti.state IN ('queued', 'running')"
-)
-_END_ATTEMPTS = sa.text(
-    "UPDATE attempt a SET state = v.state, ended_at = :now, exit_code = v.exit_code, reason = v.reason,"
-    " message = v.message, report = v.report"
-    " FROM unnest(CAST(:tokens AS uuid[]), CAST(:states AS text[]), CAST(:exit_codes AS integer[]),"
-    " CAST(:reasons AS text[]), CAST(:messages AS text[]), CAST(:reports AS text[]))"
-    " AS v(token, state, exit_code, reason, message, report) WHERE a.token = v.token"
-)
-_STORE_RESULTS = sa.text(
-    "INSERT INTO xcom (ti_id, key, value) SELECT v.ti_id, 'return_value', v.value"
-    " FROM unnest(CAST(:keys AS bigint[]), CAST(:values AS text[])) AS v(ti_id, value)"
-    " ON CONFLICT (ti_id, key) DO UPDATE SET value = excluded.value"
+    " end_date = CASE WHEN v.state = 'scheduled' THEN NULL ELSE CAST(:now AS timestamptz) END FROM v"
+    " WHERE ti.id = v.id AND ti.token = v.token AND ti.state IN ('queued', 'running') RETURNING 1),"
+    " a AS (UPDATE attempt a SET state = v.attempt, ended_at = :now, exit_code = v.exit_code, reason = v.reason,"
+    " message = v.message, report = v.report FROM v WHERE a.token = v.token),"
+    " x AS (INSERT INTO xcom (ti_id, key, value) SELECT v.id, 'return_value', v.result FROM v"
+    " WHERE v.result IS NOT NULL AND v.state = 'success'"
+    " ON CONFLICT (ti_id, key) DO UPDATE SET value = excluded.value)"
+    " SELECT count(*) AS touched FROM ti"
 )
 
 
@@ -252,17 +251,16 @@ class Start:
 
 
 async def start(tx: Transaction, starts: Sequence[Start]) -> None:
-    """queued to running, by compare-and-set on the token; what an earlier attempt returned is forgotten."""
+    """queued to running, by compare-and-set on the token."""
     keys = [one.key for one in starts]
-    tokens = [one.token for one in starts]
-    await tx.write(Lock.TASK_INSTANCE, keys, _START, {"now": tx.now, "keys": keys, "tokens": tokens})
-    await tx.write_satellite(
-        t.attempt,
+    await tx.write_with_satellites(
+        Lock.TASK_INSTANCE,
         keys,
-        _START_ATTEMPTS,
+        _START,
         {
             "now": tx.now,
-            "tokens": tokens,
+            "keys": keys,
+            "tokens": [one.token for one in starts],
             "workers": [one.worker for one in starts],
             "hostnames": [one.hostname for one in starts],
             "pids": [one.pid for one in starts],
@@ -303,43 +301,26 @@ async def end(tx: Transaction, ends: Sequence[End]) -> None:
     for one in ends:
         assert sources("end", one.consequence.state), one.consequence
     keys = [one.key for one in ends]
-    tokens = [one.token for one in ends]
-    await tx.write(
+    await tx.write_with_satellites(
         Lock.TASK_INSTANCE,
         keys,
         _END,
         {
             "now": tx.now,
             "keys": keys,
-            "tokens": tokens,
+            "tokens": [one.token for one in ends],
             "states": [str(one.consequence.state) for one in ends],
+            "attempts": [str(one.consequence.attempt) for one in ends],
             "losses": [one.consequence.losses for one in ends],
             "retries": [one.consequence.retry_at for one in ends],
             "decisions": [None if one.decision is None else msgspec.json.encode(one.decision).decode() for one in ends],
-        },
-    )
-    await tx.write_satellite(
-        t.attempt,
-        keys,
-        _END_ATTEMPTS,
-        {
-            "now": tx.now,
-            "tokens": tokens,
-            "states": [str(one.consequence.attempt) for one in ends],
             "exit_codes": [one.exit_code for one in ends],
             "reasons": [one.reason for one in ends],
             "messages": [one.message for one in ends],
             "reports": [one.report for one in ends],
+            "results": [one.result for one in ends],
         },
     )
-    kept = [one for one in ends if one.result is not None and one.consequence.state is TaskState.SUCCESS]
-    if kept:
-        await tx.write_satellite(
-            t.xcom,
-            [one.key for one in kept],
-            _STORE_RESULTS,
-            {"keys": [one.key for one in kept], "values": [one.result for one in kept]},
-        )
 
 
 # --- verdicts -----------------------------------------------------------------------------------------------

@@ -100,6 +100,19 @@ class Transaction(Reading):
         if touched != len(keys):
             raise LockOrderError(f"{lock.name}: {len(keys)} rows to write, {touched} written")
 
+    async def write_with_satellites(
+        self, lock: Lock, keys: Collection[int], statement: sa.Executable, params: Params = None
+    ) -> None:
+        """Run one statement that writes exactly the held rows `keys` and rows of their satellites, in CTEs.
+
+        It returns one row with the count of the former as `touched`. All rows are held, so the order in which the
+        plan visits them does not matter. Raises LockOrderError as `write` does.
+        """
+        self.held.check_covers(lock, keys)
+        (row,) = await self.fetch(statement, params)
+        if row["touched"] != len(keys):
+            raise LockOrderError(f"{lock.name}: {len(keys)} rows to write, {row['touched']} written")
+
     async def write_satellite(
         self, table: sa.Table, owners: Iterable[int], statement: sa.Executable, params: Params = None
     ) -> Sequence[Row]:
