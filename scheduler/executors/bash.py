@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Mapping
 
-from scheduler.executors.stops import TaskStopped, TaskTimeout
+from scheduler.executors.stops import TaskStopped, TaskTimeout, stops_held
 
 SKIP_EXIT_CODE = 99
 _CHUNK = 65536
@@ -29,19 +29,16 @@ def run_bash(command: object, *, variables: Mapping[str, str], limit: int) -> st
     """
     if not isinstance(command, str):
         raise TypeError(f"a bash task returns its command as str, not {type(command).__name__}")
-    with subprocess.Popen(
-        ["bash", "-c", command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        env={**os.environ, **variables},
-        restore_signals=True,
-    ) as process:
-        try:
-            tail = _copy_output(process, keep=limit)
-            status = process.wait()
-        except (TaskTimeout, TaskStopped):
+    process: subprocess.Popen[bytes] | None = None
+    try:
+        with stops_held():  # or the command could run without our knowing
+            process = _start(command, variables)
+        tail = _copy_output(process, keep=limit)
+        status = process.wait()
+    except (TaskTimeout, TaskStopped):
+        if process is not None:
             _end(process)
-            raise
+        raise
     if status == 0:
         return _last_line(tail)
     if status < 0:
@@ -49,6 +46,15 @@ def run_bash(command: object, *, variables: Mapping[str, str], limit: int) -> st
     if status == SKIP_EXIT_CODE:
         raise BashError(f"bash ended with status {SKIP_EXIT_CODE}, which means skip", skips=True)
     raise BashError(f"bash ended with status {status}", skips=False)
+
+
+def _start(command: str, variables: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        ["bash", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env={**os.environ, **variables},
+    )
 
 
 def _copy_output(process: "subprocess.Popen[bytes]", *, keep: int) -> bytes:

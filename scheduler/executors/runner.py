@@ -25,7 +25,7 @@ from scheduler.executors import context
 from scheduler.executors.bash import BashError, run_bash
 from scheduler.executors.job import Ended, Go, Job, Line
 from scheduler.executors.results import ResultError, encode_result
-from scheduler.executors.stops import TaskStopped, TaskTimeout, raise_on_sigterm, time_limit
+from scheduler.executors.stops import TaskStopped, TaskTimeout, ignore_sigterm, raise_on_sigterm, time_limit
 from scheduler.model import OutcomeKind, TaskKind, Workload
 
 _OURS = str(Path(__file__).resolve().parent.parent) + os.sep
@@ -82,7 +82,10 @@ def _attempt(job: Job, go: Go, module: ModuleType) -> Ended:
     began = time.monotonic()
     pid = os.getpid()
     try:
-        ended = _run(job, go, module)
+        try:
+            ended = _run(job, go, module)
+        finally:
+            ignore_sigterm()  # it is over: now only the report counts
     except BaseException as error:
         ended = _judge(error, workload)
     if os.getpid() == pid:

@@ -4,7 +4,6 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from types import FrameType
-from typing import Never
 
 
 class TaskTimeout(BaseException):
@@ -20,9 +19,39 @@ def raise_on_sigterm() -> None:
     signal.signal(signal.SIGTERM, _stop)
 
 
-def _stop(_signum: int, _frame: FrameType | None) -> Never:
+def ignore_sigterm() -> None:
+    """From now on only SIGKILL ends the process."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _stop(_signum: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; SIGKILL follows after the grace
-    raise TaskStopped
+    _raise(TaskStopped())
+
+
+_held = False
+_waiting: BaseException | None = None
+
+
+def _raise(stop: BaseException) -> None:
+    global _waiting
+    if not _held:
+        raise stop
+    _waiting = stop
+
+
+@contextlib.contextmanager
+def stops_held() -> Iterator[None]:
+    """For what must not be interrupted half way; a stop that comes meanwhile is raised at the end."""
+    global _held, _waiting
+    _held = True
+    try:
+        yield
+    finally:
+        _held = False
+    if _waiting is not None:
+        stop, _waiting = _waiting, None
+        raise stop
 
 
 @contextlib.contextmanager
@@ -32,8 +61,8 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         yield
         return
 
-    def expire(_signum: int, _frame: FrameType | None) -> Never:
-        raise TaskTimeout
+    def expire(_signum: int, _frame: FrameType | None) -> None:
+        _raise(TaskTimeout())
 
     before = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-6))
