@@ -17,8 +17,8 @@ def prime_numbers():
         below = get_context().params["below"]
         start, end = below * part // PARTS, below * (part + 1) // PARTS
         is_prime = bytearray([1]) * (end - start)
-        for number in range(max(0, 2 - start)):
-            is_prime[number] = 0
+        for number in range(start, min(2, end)):  # neither 0 nor 1 is one
+            is_prime[number - start] = 0
         for divisor in range(2, int(end**0.5) + 1):
             first = max(divisor * divisor, -(-start // divisor) * divisor)
             is_prime[first - start :: divisor] = bytes(len(range(first - start, end - start, divisor)))
