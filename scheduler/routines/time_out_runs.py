@@ -49,7 +49,7 @@ class TimeOutRuns:
     store: Store
     at_most: int = 100
     pace = Pace(seconds=10)
-    wakes_on = (Topic.RUN_QUEUED,)
+    wakes_on = (Topic.TIMER_SET,)
 
     async def step(self) -> Progress:
         done = await self.store.transact(time_out_due_runs, self.at_most)

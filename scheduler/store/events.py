@@ -59,6 +59,8 @@ async def append(tx: Transaction, entries: Iterable[Entry]) -> None:
         },
     )
     tx.announce(Topic.EVENT_APPENDED)
+    if any(row[2] is EventKind.TIMEOUT for row in rows):
+        tx.announce(Topic.TIMER_SET)
 
 
 async def runs_with_events(tx: Reading, kinds: Collection[EventKind], *, at_most: int) -> list[int]:

@@ -10,6 +10,7 @@ class Topic(StrEnum):
     RUN_QUEUED = "run_queued"
     RUN_FINISHED = "run_finished"
     EVENT_APPENDED = "event_appended"
+    TIMER_SET = "timer_set"
     TASK_SCHEDULED = "task_scheduled"
     SLOT_FREED = "slot_freed"
     CANCEL_REQUESTED = "cancel_requested"
