@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 import trio
+import trio.testing
 
 from scheduler.commands import CommandError
 from scheduler.control.protocol import Code, ControlError

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from nurseries.errors import Unavailable
 from scheduler.commands.errors import CommandError
-from scheduler.control import listening
+from scheduler.control import listening, server
 from scheduler.control.client import ControlClient, connect_unix
 from scheduler.control.operation import Arguments, Operation
 from scheduler.control.peers import NOBODY, Peer, is_admitted, peer_of
@@ -39,6 +40,7 @@ class Bench:
         self.waiting = trio.Event()
         self.ended = trio.Event()
         self.clients: list[trio.SocketStream] = []
+        self.server: ControlServer | None = None
 
     async def connect(self) -> trio.SocketStream:
         self.clients.append(await trio.open_unix_socket(self.path))
@@ -93,9 +95,10 @@ def run(body: Callable[[], Awaitable[None]]) -> None:
 @asynccontextmanager
 async def serving(path: Path, *, admits: Callable[[Peer], bool] = is_admitted) -> AsyncIterator[Bench]:
     bench = Bench(path)
-    server = ControlServer(path=path, operations=OPERATIONS, context=bench, admits=admits)
+    ours = ControlServer(path=path, operations=OPERATIONS, context=bench, admits=admits)
+    bench.server = ours
     async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve)
+        await nursery.start(ours.serve)
         try:
             yield bench
         finally:
@@ -237,6 +240,25 @@ def test_a_failed_assertion_is_answered_and_then_stops_the_server(place: Path) -
         run(body)
     assert caught.value.split(AssertionError)[0] is not None
     assert answers[0]["error"]["code"] == "internal"
+
+
+def test_more_clients_than_are_served_at_once_wait_their_turn(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "CONNECTIONS", 2)
+
+    async def body() -> None:
+        async with serving(place) as bench:
+            first, second = await bench.connect(), await bench.connect()
+            for stream in (first, second):
+                assert "result" in await exchange(stream, request("echo", word="x"))
+            third = await bench.connect()
+            await third.send_all(request("echo", word="late"))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert bench.server is not None
+            assert bench.server._limiter.statistics().tasks_waiting == 1
+            await first.aclose()
+            assert json.loads(await read_line(third)) == {"result": {"said": "late"}}
+
+    run(body)
 
 
 def test_who_is_not_admitted_is_told_so_and_served_nothing(place: Path) -> None:
