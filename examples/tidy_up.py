@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scheduler import DAG, SkipTask, TaskGroup, get_context, task
 
-OUT = Path(os.environ.get("ASYNCSCHED_EXAMPLES_OUT") or Path(tempfile.gettempdir()) / "asyncsched-examples")
+OUT = Path(os.environ.get("EXAMPLES_OUT") or Path(tempfile.gettempdir()) / "asyncsched-examples")
 
 with DAG("tidy_up", schedule="30 3 * * *", timezone="Europe/Berlin", params={"keep_days": 7}, tags=["example"]):
     before = task.bash(f"df -h '{OUT.parent}'", task_id="disk_before")

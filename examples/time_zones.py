@@ -1,7 +1,7 @@
 """Extract, transform, load: the world's time zones, from the public tz database into a table and a report.
 
 The data come with the package tzdata, which the scheduler needs anyway, so this runs without a network. It makes
-`time_zones.sqlite` and `time_zones.md` in $ASYNCSCHED_EXAMPLES_OUT, or else in `asyncsched-examples` in the folder
+`time_zones.sqlite` and `time_zones.md` in $EXAMPLES_OUT, or else in `asyncsched-examples` in the folder
 for temporary files.
 """
 
@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 from scheduler import TaskGroup, dag, get_context, task
 
-OUT = Path(os.environ.get("ASYNCSCHED_EXAMPLES_OUT") or Path(tempfile.gettempdir()) / "asyncsched-examples")
+OUT = Path(os.environ.get("EXAMPLES_OUT") or Path(tempfile.gettempdir()) / "asyncsched-examples")
 
 
 def read_table(name: str) -> list[list[str]]:

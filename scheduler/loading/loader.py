@@ -23,7 +23,7 @@ _MARGIN_SECONDS = 5.0
 _STARTS = 3
 _ROOT = str(Path(scheduler.__file__).resolve().parent.parent)
 _START = "import sys; sys.path.append(sys.argv.pop(1)); from scheduler.loading.child import main; main()"
-_PRIVATE = re.compile(r"ASYNCSCHED_(DATABASE|SECRET|KEY).*|NOTIFY_SOCKET|WATCHDOG_.*|LISTEN_.*|CREDENTIALS_DIRECTORY")
+_PRIVATE = re.compile(r"ASYNCSCHED_(?!HOME$).*|NOTIFY_SOCKET|WATCHDOG_.*|LISTEN_.*|CREDENTIALS_DIRECTORY")
 
 
 @frozen(kw_only=True)

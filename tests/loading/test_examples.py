@@ -74,7 +74,7 @@ async def _await(value: Any) -> Any:
 
 
 def test_time_zones_makes_a_table_and_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ASYNCSCHED_EXAMPLES_OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("EXAMPLES_OUT", str(tmp_path / "out"))
     played = Played("time_zones.py")
     assert played.failures == {}
     with sqlite3.connect(tmp_path / "out" / "time_zones.sqlite") as database:
@@ -109,7 +109,7 @@ def test_echo_latency_counts_every_message() -> None:
 
 
 def test_tidy_up_deletes_what_is_old_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ASYNCSCHED_EXAMPLES_OUT", str(tmp_path))
+    monkeypatch.setenv("EXAMPLES_OUT", str(tmp_path))
     report, other = tmp_path / "time_zones.md", tmp_path / "notes.md"
     report.touch()
     other.touch()
