@@ -1,0 +1,161 @@
+"""`python -m bench`: measure, print one table, write JSON and a plot."""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bench import ceiling, end_to_end, machine, plot, scheduler_only, table
+from bench.daemon import Failed
+from bench.measure import Report
+from bench.server import Server, running_server
+from scheduler.control.protocol import ControlError
+
+STARTUP, CEILING, SCHEDULER = "startup", "ceiling", "scheduler"
+NAMES = (STARTUP, *end_to_end.MEASURES, CEILING, SCHEDULER)
+RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(given: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure asyncsched; see bench/README.md.")
+    parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help=f"one of {', '.join(NAMES)}")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="repetitions (default 3)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything works")
+    parser.add_argument(
+        "--json", type=Path, default=RESULTS / "latest.local.json", metavar="PATH", help="result; .svg beside it"
+    )
+    parser.add_argument(
+        "--directory", type=Path, metavar="DIR", help="where homes and databases are made (default: a temporary one)"
+    )
+    chosen = parser.parse_args(given)
+    if chosen.repeat < 1:
+        parser.error("--repeat must be at least 1")
+    return chosen
+
+
+def default_directory() -> Path:
+    """The temporary directory, unless it is in memory: commits must reach a disk."""
+    directory = Path(tempfile.gettempdir())
+    if machine.file_system(directory) == "tmpfs" and Path("/var/tmp").is_dir():
+        return Path("/var/tmp")
+    return directory
+
+
+@contextmanager
+def scratch(below: Path) -> Iterator[Path]:
+    """A new directory, which PostgreSQL's user may enter; removed at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="bench-", dir=below))
+    directory.chmod(0o755)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+class Session:
+    """One invocation: what is measured, where, and what came of it."""
+
+    def __init__(self, chosen: argparse.Namespace, console: Console) -> None:
+        self.wanted = set(chosen.only or NAMES)
+        self.quick: bool = chosen.quick
+        self.directory: Path = chosen.directory or default_directory()
+        self.report = Report()
+        self.machine = machine.describe(self.directory)
+        self.settings: dict[str, Any] = {"repeat": chosen.repeat, "quick": chosen.quick}
+        self.console = console
+
+    def attempt(self, what: str, work: Callable[[], None]) -> None:
+        """Do one piece; what goes wrong is shown at the end, and the rest is measured all the same."""
+        self.console.print(f"measuring: {what}", style="dim")
+        try:
+            work()
+        except (Failed, ControlError, OSError, ValueError) as error:
+            self.report.failures.append(f"{what}: {error}")
+
+    def from_outside(self) -> None:
+        """One repetition of everything that needs a daemon."""
+        wanted = [name for name in end_to_end.MEASURES if name in self.wanted]
+        with_startup = STARTUP in self.wanted
+        if not wanted and not with_startup:
+            return
+        sizes = end_to_end.Sizes.quick() if self.quick else end_to_end.Sizes()
+
+        def work() -> None:
+            with (
+                scratch(self.directory) as place,
+                end_to_end.world(place, sizes, self.report, with_startup=with_startup) as world,
+            ):
+                for name in wanted:
+                    self.attempt(name, lambda name=name: end_to_end.MEASURES[name](world))  # type: ignore[misc]
+
+        self.attempt(STARTUP if with_startup else "a daemon", work)
+
+    def on_a_server(self) -> None:
+        """One repetition of what needs PostgreSQL only: the ceiling first, then the scheduler beside it."""
+        if not self.wanted & {CEILING, SCHEDULER}:
+            return
+
+        def work() -> None:
+            with scratch(self.directory) as place, running_server(place) as server:
+                self.describe(server)
+                if CEILING in self.wanted:
+                    self.attempt(CEILING, lambda: ceiling.measure(server, self.report, quick=self.quick))
+                if SCHEDULER in self.wanted:
+                    self.attempt(
+                        SCHEDULER, lambda: scheduler_only.measure(server, place, self.report, quick=self.quick)
+                    )
+
+        self.attempt("a server", work)
+
+    def look_at_server(self) -> None:
+        """Start a server once only to know what is measured, if nothing else will need one."""
+        if not self.wanted & {CEILING, SCHEDULER}:
+
+            def work() -> None:
+                with scratch(self.directory) as place, running_server(place) as server:
+                    self.describe(server)
+
+            self.attempt("PostgreSQL's settings", work)
+
+    def describe(self, server: Server) -> None:
+        """Note the server's version and settings: the daemon gives its own the same."""
+        found = server.settings()
+        self.machine["postgresql"] = found.pop("server_version")
+        self.settings["postgresql"] = found
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "machine": self.machine,
+            "settings": self.settings,
+            "measures": [one.as_json() for one in self.report.ordered()],
+            "failures": self.report.failures,
+        }
+
+
+def main(given: list[str] | None = None) -> int:
+    chosen = arguments(given)
+    console = Console(stderr=True, highlight=False)
+    session = Session(chosen, console)
+    session.look_at_server()
+    for number in range(1, chosen.repeat + 1):
+        console.print(f"repetition {number} of {chosen.repeat}", style="bold")
+        session.on_a_server()
+        session.from_outside()
+    output = Console(width=None if sys.stdout.isatty() else 140)
+    table.show(session.report, session.machine, session.settings, console=output)
+    chosen.json.parent.mkdir(parents=True, exist_ok=True)
+    chosen.json.write_text(json.dumps(session.as_json(), indent=1) + "\n")
+    chosen.json.with_suffix(".svg").write_text(plot.draw(session.report, session.machine))
+    console.print(f"written: {chosen.json} and {chosen.json.with_suffix('.svg').name}", style="dim")
+    return 1 if session.report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,321 @@
+"""The scheduler without processes for tasks: the daemon's own composition, a real database, a worker that is instant.
+
+As a program: `python -m bench.scheduler_only DSN PLACE SHAPE quick|full SERVER_PID` prints one JSON object.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import sqlalchemy as sa
+import trio
+from attrs import asdict, define, field, frozen
+
+from bench import dagfiles, processes
+from bench.counting import Counts
+from bench.daemon import Failed
+from bench.machine import ROOT
+from bench.measure import Report
+from bench.server import Server
+from nurseries.bridge import open_bridge
+from nurseries.notify import Notifier
+from nurseries.shutdown import Shutdown
+from nurseries.switchboard import Switchboard
+from scheduler.commands import Commands
+from scheduler.config import load_config
+from scheduler.daemon import Daemon, Settings
+from scheduler.home import Home
+from scheduler.model.facts import Fact, FactKind
+from scheduler.observe import logs
+from scheduler.store.topics import Topic
+from scheduler.store.transaction import open_store
+from scheduler.store.writer import Reading
+
+SLOTS = 1_000
+"""How many attempts the worker takes at once: it must not be what limits."""
+
+LIMIT_S = 240.0
+
+
+@frozen(kw_only=True)
+class Shapes:
+    """Sizes of the shapes: lengths, widths, the depth of a tree, the side of a grid; runs of ten tasks."""
+
+    chain: int = 200
+    fan: int = 2_000
+    tree: int = 11
+    grid: int = 45
+    runs: int = 100
+
+    @classmethod
+    def quick(cls) -> "Shapes":
+        return cls(chain=20, fan=100, tree=6, grid=8, runs=10)
+
+    def tasks(self, shape: str) -> int:
+        """Task instances of one measurement."""
+        return {
+            "chain": self.chain,
+            "fan": self.fan + 2,
+            "tree": 2**self.tree - 1,
+            "grid": self.grid**2,
+            "runs": 10 * self.runs,
+        }[shape]
+
+
+SHAPES = ("chain", "fan", "tree", "grid", "runs")
+
+
+@frozen(kw_only=True)
+class Cost:
+    """What a shape cost. CPU in seconds."""
+
+    tasks: int
+    seconds: float
+    statements: int
+    transactions: int
+    rollbacks: int
+    in_statements_s: float
+    cpu_s: dict[str, float]
+    wal_bytes: int
+    steps: dict[str, int]
+    """How often each routine stepped."""
+    by_statement: dict[str, int]
+
+    @property
+    def per_s(self) -> float:
+        return self.tasks / self.seconds
+
+    @property
+    def statements_per_task(self) -> float:
+        return self.statements / self.tasks
+
+    @property
+    def transactions_per_task(self) -> float:
+        return self.transactions / self.tasks
+
+
+@define(eq=False)
+class Finished:
+    """Hears the store's facts: counts the runs that end, so that nobody has to ask the database for it."""
+
+    pass_on: bool
+    succeeded: int = 0
+    failed: int = 0
+    changed: trio.Event = field(factory=trio.Event)
+
+    def tell(self, facts: list[Fact]) -> None:
+        if self.pass_on:
+            logs.tell(facts)
+        for fact in facts:
+            if fact.kind is FactKind.RUN_FINISHED:
+                if fact.about["state"] == "success":
+                    self.succeeded += 1
+                else:
+                    self.failed += 1
+                self.changed.set()
+
+    async def wait_for(self, runs: int) -> None:
+        """Return when so many runs have ended well in all. Raises Failed."""
+        while self.succeeded < runs:
+            if self.failed:
+                raise Failed(f"{self.failed} runs failed")
+            await self.changed.wait()
+            self.changed = trio.Event()
+
+
+@define(eq=False)
+class Bench:
+    """A daemon in this process, with an instant worker beside it."""
+
+    daemon: Daemon
+    finished: Finished
+    counts: Counts
+    worker_pid: int
+    server_pid: int | None
+
+    async def run(self, dag_id: str, *, runs: int, tasks: int) -> Cost:
+        """Trigger so many runs of a dag, wait until all have succeeded, and say what that cost. Raises Failed."""
+        store = self.daemon.store
+        commands = Commands(graphs=self.daemon.graphs)
+        wal, instances, steps = await store.read(_wal), await store.read(_instances), self._steps()
+        expected = self.finished.succeeded + runs
+        self.counts.reset()
+        cpu = self._cpu()
+        began = time.perf_counter()
+        for _ in range(runs):
+            await commands.trigger(store, dag_id=dag_id, conf=None, logical_date=None)
+        await self.finished.wait_for(expected)
+        seconds = time.perf_counter() - began
+        used = {name: round(value - cpu.get(name, 0.0), 3) for name, value in self._cpu().items()}
+        cost = Cost(
+            tasks=tasks,
+            seconds=seconds,
+            statements=self.counts.statements,
+            transactions=self.counts.commits,
+            rollbacks=self.counts.rollbacks,
+            in_statements_s=self.counts.in_statements_s,
+            cpu_s=used,
+            wal_bytes=await store.read(_wal) - wal,
+            steps={name: count - steps[name] for name, count in self._steps().items() if count > steps[name]},
+            by_statement=dict(self.counts.by_statement.most_common()),
+        )
+        made = await store.read(_instances) - instances
+        if made != tasks:
+            raise Failed(f"{dag_id}: {made} instances instead of {tasks} succeeded")
+        return cost
+
+    def _steps(self) -> dict[str, int]:
+        return {one.name: one.steps for one in self.daemon.supervisor.statistics()}
+
+    def _cpu(self) -> dict[str, float]:
+        """Seconds so far, by process."""
+        pids = [self.worker_pid] + ([] if self.server_pid is None else processes.tree(self.server_pid))
+        sums = processes.by_name(processes.usage(pids, with_memory=False), "cpu_s")
+        return {"scheduler": time.process_time()} | {
+            name: sums[name] for name in ("worker", "postgres") if name in sums
+        }
+
+
+async def _wal(tx: Reading) -> int:
+    (row,) = await tx.fetch(sa.text("SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint AS bytes"))
+    return int(row["bytes"])
+
+
+async def _instances(tx: Reading) -> int:
+    (row,) = await tx.fetch(sa.text("SELECT count(*) AS n FROM task_instance WHERE state = 'success'"))
+    return int(row["n"])
+
+
+async def _loaded(tx: Reading) -> set[str]:
+    return {row["dag_id"] for row in await tx.fetch(sa.text("SELECT dag_id FROM dag WHERE is_present"))}
+
+
+@asynccontextmanager
+async def open_bench(
+    dsn: str, place: Path, shapes: Shapes, *, server_pid: int | None = None, log_facts: bool = False
+) -> AsyncIterator[Bench]:
+    """Run a daemon on the migrated database at `dsn`, its home in `place`. Raises Failed.
+
+    `log_facts`: it logs what happens as the product does; by default it is silent.
+    """
+    home = Home(place / "home")
+    dag_ids = dagfiles.write_shapes(
+        place / "dags", chain=shapes.chain, fan=shapes.fan, tree=shapes.tree, grid=shapes.grid
+    )
+    config = load_config({"scheduler.parallelism": SLOTS, "scheduler.dags_dir": place / "dags"}, {}, None)
+    switchboard, finished, counts = Switchboard(), Finished(log_facts), Counts()
+    with home.lock():
+        home.ensure({})
+        async with (
+            open_bridge() as bridge,
+            open_store(
+                bridge, dsn, connections=config.database.pool_size, poke=switchboard.poke, tell=finished.tell
+            ) as store,
+            trio.open_nursery() as nursery,
+        ):
+            counts.watch(store)
+            daemon = Daemon(
+                settings=Settings(
+                    config=config, home=home, dags_dir=place / "dags", with_worker=False, once=False, check=False
+                ),
+                notifier=Notifier(),
+                store=store,
+                switchboard=switchboard,
+                bridge=bridge,
+                dsn=dsn,
+            )
+            shutdown = Shutdown()
+            with switchboard.subscribe(Topic.VERSIONS_CHANGED, Topic.WORKER_CHANGED) as changed:
+                nursery.start_soon(daemon.run, shutdown)
+                with trio.fail_after(60):
+                    while not await store.read(_loaded) >= set(dag_ids):
+                        await changed.wait()
+                    worker = await trio.to_thread.run_sync(_start_worker, home)
+                    while not daemon.executor.workers():
+                        await changed.wait()
+            try:
+                commands = Commands(graphs=daemon.graphs)
+                await commands.set_pool(store, name="default_pool", slots=-1, description=None)
+                yield Bench(daemon, finished, counts, worker.pid, server_pid)
+            finally:
+                shutdown.request("done")
+                worker.terminate()
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(worker.wait)
+
+
+def _start_worker(home: Home) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench.instant_worker", str(home.worker_socket), str(SLOTS)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+async def measure_shape(
+    dsn: str, place: Path, shape: str, shapes: Shapes, *, server_pid: int | None = None, log_facts: bool = False
+) -> Cost:
+    """Run one shape, after one run of ten tasks to warm up. Raises Failed."""
+    async with open_bench(dsn, place, shapes, server_pid=server_pid, log_facts=log_facts) as bench:
+        await bench.run("runs", runs=1, tasks=10)
+        runs = shapes.runs if shape == "runs" else 1
+        return await bench.run(shape, runs=runs, tasks=shapes.tasks(shape))
+
+
+def measure(server: Server, place: Path, report: Report, *, quick: bool, shapes: Sequence[str] = SHAPES) -> None:
+    """Every shape, each in a process of its own and on a new database. Raises Failed."""
+    for shape in shapes:
+        here = place / shape
+        here.mkdir(exist_ok=True)
+        with server.migrated("scheduler") as dsn, (here / "log").open("wb") as log:
+            done = subprocess.run(
+                [sys.executable, "-m", "bench.scheduler_only", dsn, str(here), shape]
+                + ["quick" if quick else "full", str(server.pid)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                check=False,
+            )
+        if done.returncode != 0:
+            raise Failed(f"{shape}: {(here / 'log').read_text()[-3000:]}")
+        cost = json.loads(done.stdout)
+        per_task = 1000.0 / cost["tasks"]
+        per_s = cost["tasks"] / cost["seconds"]
+        report.add(
+            f"scheduler_{shape}",
+            per_s,
+            **cost,
+            cpu_ms_per_task={name: round(value * per_task, 3) for name, value in cost["cpu_s"].items()},
+        )
+        if shape in COUNTED:
+            report.add(f"statements_{shape}", cost["statements"] / cost["tasks"])
+            report.add(f"transactions_{shape}", cost["transactions"] / cost["tasks"])
+            report.add(f"wal_{shape}", cost["wal_bytes"] / cost["tasks"])
+            ceiling = report.measures.get("ceiling_on_100")
+            if ceiling is not None:
+                report.add(f"share_{shape}", 100 * per_s / ceiling.samples[-1])
+
+
+COUNTED = ("chain", "fan", "runs")
+
+
+if __name__ == "__main__":
+    _, dsn_, place_, shape_, size_, server_ = sys.argv
+    logs.configure(verbose=False)
+    measured = trio.run(
+        partial(
+            measure_shape,
+            dsn_,
+            Path(place_),
+            shape_,
+            Shapes.quick() if size_ == "quick" else Shapes(),
+            server_pid=int(server_) or None,
+            log_facts=True,
+        )
+    )
+    print(json.dumps(asdict(measured)))
