@@ -1,6 +1,5 @@
 """The worker's line to the daemon: what must reach it is repeated on every connection until it has."""
 
-import contextlib
 import logging
 import os
 import random
@@ -18,8 +17,7 @@ from scheduler.model import Outcome, StartRequest
 
 log = logging.getLogger(__name__)
 
-_PAUSE_SECONDS = (0.05, 2.0)
-_FRAME_OUTCOMES = 8
+_PAUSE_SECONDS = (0.05, 1.0)
 
 
 @define(eq=False, kw_only=True)
@@ -157,9 +155,8 @@ class Link:
         self._say(self._hello())
         if self._starts:
             self._say(protocol.Starts(requests=list(self._starts.values())))
-        outcomes = list(self._outcomes.values())
-        for at in range(0, len(outcomes), _FRAME_OUTCOMES):
-            self._say(protocol.Report(outcomes=outcomes[at : at + _FRAME_OUTCOMES]))
+        for outcome in self._outcomes.values():
+            self._say(protocol.Report(outcomes=[outcome]))  # one a frame: results are large
 
     def _hello(self) -> protocol.Hello:
         return protocol.Hello(
@@ -186,5 +183,4 @@ class Link:
 
     def _say(self, message: protocol.FromWorker) -> None:
         if self._channel is not None:
-            with contextlib.suppress(ValueError):  # no frame of ours comes near the limit
-                self._channel.send(protocol.encode(message))
+            self._channel.send(protocol.encode(message))

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _BACKLOG = 16
 _ACCEPT_PAUSE = 0.5
+_ENVELOPE = 4096
 _SUBMIT_BYTES = 4 * 1024 * 1024
 _PEER = struct.Struct("3i")
 
@@ -132,7 +133,10 @@ class LocalExecutor:
             shares.setdefault(id(worker), (worker, []))[1].append(workload)
         for worker, share in shares.values():
             for part in _parts(share):
-                self._send(worker, protocol.Submit(workloads=part))
+                try:
+                    self._send(worker, protocol.Submit(workloads=part))
+                except ValueError:
+                    log.exception("the params of attempt %s do not fit into one frame", part[0].token)
 
     def answer(self, answers: Sequence[StartAnswer]) -> None:
         """Tell the workers which of their attempts may start, after the commit."""
@@ -162,7 +166,7 @@ class LocalExecutor:
         """SIGTERM to the attempt's process group, SIGKILL after the kill grace.
 
         Then an Outcome of kind failed with reason "cancelled", unless the task had succeeded before.
-        Nothing happens when no connected worker has the attempt.
+        Nothing happens when no connected worker has the attempt: cancel again when one that has it connects.
         """
         worker = self._holder.get(token)
         if worker is not None:
@@ -309,7 +313,11 @@ class LocalExecutor:
         return list(shares.values())
 
     def _send(self, worker: _Worker, message: protocol.FromDaemon) -> None:
-        worker.channel.send(protocol.encode(message))
+        """Raises ValueError when it is too long, also for the frame in which the worker passes it on."""
+        data = protocol.encode(message)
+        if len(data) > protocol.FRAME_LIMIT - _ENVELOPE:
+            raise ValueError(f"a message of {len(data)} bytes does not fit into a frame")
+        worker.channel.send(data)
 
 
 def _parts(workloads: list[Workload]) -> Iterable[list[Workload]]:

@@ -267,8 +267,10 @@ class Parent:
         for cradle in list(self.cradles.values()):
             if failure is not None:
                 cradle.import_failure = failure
-            else:
+            elif self.pid:
                 cradle.orphaned = f"its parent process is gone: {_describe_end(self.exit_code)}"
+            else:
+                cradle.orphaned = "its parent process could not be started: the zygote has died"
             cradle.on_news()
         self.cradles.clear()
 
@@ -337,6 +339,7 @@ class ParentPool:
         for parent in self._parents.values():
             if parent.used_at < longest:
                 parent.drop_spare()
+        self._evict()
 
     def _parent(self, key: SourceKey) -> Parent:
         parent = self._parents.get(key)

@@ -75,6 +75,7 @@ def import_failure(error: BaseException) -> Ended:
 def _attempt(job: Job, go: Go, module: ModuleType) -> Ended:
     workload = job.workload
     raise_on_sigterm()
+    _reseed()
     say(
         f"{_stamp()} asyncsched: {workload.dag_id}.{workload.task_id} starts: run {workload.run_id}, "
         f"try {workload.try_number} of {workload.max_tries + 1}, pid {os.getpid()}\n"
@@ -238,6 +239,14 @@ def say(text: str) -> None:
     with contextlib.suppress(OSError):  # user code closed it, or nobody reads it any more
         while data:
             data = data[os.write(2, data) :]
+
+
+def _reseed() -> None:
+    """Every fork of a parent has its random numbers; Python's own are reseeded by fork, numpy's are not."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        with contextlib.suppress(Exception):
+            numpy_random.seed()
 
 
 def _flush() -> None:

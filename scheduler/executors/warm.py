@@ -81,8 +81,11 @@ class WarmParent:
             os._exit(70)
 
     def _import(self) -> None:
+        pid = os.getpid()
         try:
             self._module = load_module(self.source)
+            if os.getpid() != pid:  # the file forked while it was imported, and this is its child
+                os._exit(0)
         except BaseException as error:
             runner.say(runner.format_exception(error))
             self._tell(f"failed {runner.one_line(error)}")
@@ -150,6 +153,7 @@ class WarmParent:
             os.close(self._wake[1])
             self.control.close()
             os.environ[orphans.VARIABLE] = str(os.getpid())
+            _offer_to_the_oom_killer()
             runner.serve(socket.socket(fileno=line), self._module_for)
         finally:
             os._exit(70)
@@ -210,6 +214,12 @@ class WarmParent:
             except OSError:  # not yet in its own group
                 with contextlib.suppress(OSError):
                     os.kill(pid, signum)
+
+
+def _offer_to_the_oom_killer() -> None:
+    """Rather one task than the worker, the daemon or the database."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("500")
 
 
 def _nothing(_signum: int, _frame: FrameType | None) -> None:

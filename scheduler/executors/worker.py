@@ -283,7 +283,7 @@ def parse(argv: Iterable[str]) -> Settings:
     add("--slots", type=_positive, required=True, metavar="N", help="attempts at the same time")
     add("--warm-parents", type=_positive, default=8, metavar="N", help="DAG files kept imported (default 8)")
     add("--log-limit-mb", type=_positive, default=100, metavar="MB", help="of one attempt (default 100)")
-    add("--result-limit-kb", type=_positive, default=1024, metavar="KB", help="of one result (default 1024)")
+    add("--result-limit-kb", type=_frameable, default=1024, metavar="KB", help="of one result (default 1024)")
     add("--kill-grace", type=_seconds, default=10.0, metavar="S", help="SIGTERM to SIGKILL (default 10)")
     add("--orphan-grace", type=_seconds, default=60.0, metavar="S", help="without a daemon (default 60)")
     add("--shutdown-grace", type=_seconds, default=30.0, metavar="S", help="after SIGTERM (default 30)")
@@ -307,6 +307,15 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _frameable(text: str) -> int:
+    """Escaped, as text inside JSON, a result takes up to twice its size, and must fit into one frame."""
+    value = _positive(text)
+    most = protocol.FRAME_LIMIT // 2 // 1024 - 1024
+    if value > most:
+        raise argparse.ArgumentTypeError(f"must be at most {most}")
     return value
 
 

@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -44,6 +45,8 @@ def _prepare() -> None:
     """What every process below inherits."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, hard))  # a crashing task must not fill the disk
     orphans.become_subreaper()
     for stream in (sys.stdout, sys.stderr):
         _by_line(stream)
