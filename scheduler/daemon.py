@@ -47,9 +47,12 @@ from scheduler.home import Home, HomeError, HomeInUse, default_home
 from scheduler.loading.sources import PinnedSources
 from scheduler.observe import logs
 from scheduler.postgres import PostgresError, embedded
+from scheduler.procedures.dispatch import Dispatch
+from scheduler.procedures.pictures import Pictures
+from scheduler.procedures.placement import Place
 from scheduler.routines.cancel_attempts import CancelAttempts
 from scheduler.routines.create_runs import CreateRuns
-from scheduler.routines.enqueue_tasks import EnqueueTasks, Place
+from scheduler.routines.enqueue_tasks import EnqueueTasks
 from scheduler.routines.heartbeat import Heartbeat
 from scheduler.routines.load_dags import LoadDags
 from scheduler.routines.prune import Prune
@@ -310,6 +313,8 @@ class Daemon:
         config, store, graphs, executor = self.settings.config, self.store, self.graphs, self.executor
         home, dags_dir = self.settings.home, self.settings.dags_dir
         place = Place(daemon=self.seat.uuid, logs=home.logs, source_path=self.sources.path, dags_dir=dags_dir)
+        pictures = Pictures()
+        dispatch = Dispatch(store=store, executor=executor, place=place, sources=self.sources)
         self.loader = LoadDags(
             store=store,
             dags_dir=dags_dir,
@@ -325,10 +330,10 @@ class Daemon:
             self.loader,
             CreateRuns(store=store, graphs=graphs),
             StartRuns(store=store, graphs=graphs),
-            ScheduleTasks(store=store, graphs=graphs),
-            EnqueueTasks(store=store, graphs=graphs, executor=executor, place=place, sources=self.sources),
+            ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
+            EnqueueTasks(store=store, graphs=graphs, dispatch=dispatch),
             StartAttempts(store=store, graphs=graphs, executor=executor),
-            RecordOutcomes(store=store, graphs=graphs, executor=executor),
+            RecordOutcomes(store=store, graphs=graphs, pictures=pictures, executor=executor, dispatch=dispatch),
             CancelAttempts(store=store, executor=executor),
             TimeOutRuns(store=store),
             Rescue(store=store, graphs=graphs, clock=self.clock),

@@ -13,10 +13,10 @@ from typing import Any
 
 import sqlalchemy as sa
 from attrs import define, field
-from scheduler.loading.loader import Loaded
 
 from nurseries.bridge import Bridge, open_bridge
 from scheduler.commands import Commands
+from scheduler.loading.loader import Loaded
 from scheduler.model import (
     Catchup,
     Dag,
@@ -30,11 +30,14 @@ from scheduler.model import (
     Workload,
 )
 from scheduler.model.facts import Fact
+from scheduler.procedures.advance import Advanced, Whereabouts
+from scheduler.procedures.pictures import Pictures
+from scheduler.procedures.placement import Place
 from scheduler.procedures.settle import Verdict
 from scheduler.routines.create_runs import Created, create_due_runs
-from scheduler.routines.enqueue_tasks import Place, admit_scheduled
+from scheduler.routines.enqueue_tasks import admit_scheduled
 from scheduler.routines.load_dags import store_file
-from scheduler.routines.record_outcomes import end_attempts
+from scheduler.routines.record_outcomes import advance_runs, end_attempts
 from scheduler.routines.schedule_tasks import Judged, judge_runs
 from scheduler.routines.start_attempts import start_claimed
 from scheduler.store import seats
@@ -88,7 +91,8 @@ class World:
     facts: list[Fact] = field(factory=list)
     worker: str = field(factory=lambda: str(uuid.uuid4()))
     daemon: str = field(factory=lambda: str(uuid.uuid4()))
-    pictures: dict[int, Any] = field(factory=dict)
+    pictures: Pictures = field(factory=Pictures)
+    whereabouts: dict[str, Whereabouts] = field(factory=dict)
     commands: Commands = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -130,14 +134,25 @@ class World:
             if done.stale:
                 self.pictures.clear()
                 continue
-            self.pictures.update(done.pictures)
+            self.pictures.keep(done.pictures, finished=done.finished)
             if not done.pictures and not done.finished:
                 return done
 
     async def admit(self, slots: int = 1000) -> list[Workload]:
         """Admit one page."""
         done = await self.store.transact(admit_scheduled, self.graphs, self.place, slots, [], [])
+        self.whereabouts.update(done.whereabouts)
         return list(done.workloads)
+
+    async def advance(self, workloads: Sequence[Workload], *, slots: int = 1000, **said: Any) -> Advanced:
+        """The short way: end these as successes, judge their runs, queue what has become ready."""
+        reports = {one.token: Outcome(token=one.token, kind=OutcomeKind.SUCCESS, **said) for one in workloads}
+        done = await self.store.transact(
+            advance_runs, self.graphs, self.pictures, self.place, slots, reports, self.whereabouts
+        )
+        self.pictures.keep(done.pictures, finished=done.finished)
+        self.whereabouts.update(done.whereabouts)
+        return done
 
     async def start(self, workloads: Sequence[Workload], *, worker: str | None = None) -> list[StartAnswer]:
         requests = [

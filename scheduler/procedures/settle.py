@@ -37,8 +37,13 @@ def digest(outcome: Outcome) -> str:
     return hashlib.sha256(msgspec.json.encode(outcome, order="deterministic")).hexdigest()
 
 
-async def settle(tx: Transaction, graphs: Graphs, outcomes: Sequence[Outcome]) -> dict[str, Verdict]:
-    """Write the consequences of these outcomes, one for each token; return what became of each report."""
+async def settle(
+    tx: Transaction, graphs: Graphs, outcomes: Sequence[Outcome], *, judged: bool = False
+) -> dict[str, Verdict]:
+    """Write the consequences of these outcomes, one for each token; return what became of each report.
+
+    `judged`: the caller judges the runs in this transaction, so no events are left for it.
+    """
     said = {outcome.token: outcome for outcome in outcomes}
     rows = await tasks.by_token(tx, said)
     known = await graphs.load(tx, {row["version_id"] for row in rows.values()})
@@ -93,7 +98,8 @@ async def settle(tx: Transaction, graphs: Graphs, outcomes: Sequence[Outcome]) -
                 entries.append((row["run_pk"], row["ti_id"], EventKind.TASK, tx.now))
             elif end.state is TaskState.UP_FOR_RETRY and end.retry_at is not None:
                 entries.append((row["run_pk"], row["ti_id"], EventKind.TASK, end.retry_at))
-        await events.append(tx, entries)
+        if not judged:
+            await events.append(tx, entries)
         for row, outcome, end, _ in ends:
             tx.tell(
                 FactKind.TASK_ENDED,

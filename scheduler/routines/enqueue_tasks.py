@@ -5,25 +5,23 @@ counted: the run (max_active_tasks), the pools, and the row that owns the limit 
 after the commit; if this process dies in between, rescue finds the attempt and takes it back.
 """
 
-import uuid
-from collections.abc import Callable, Collection
-from pathlib import Path
+from collections.abc import Collection, Mapping
 
-from attrs import frozen
+from attrs import field, frozen
 
 from nurseries.routine import Pace, Progress
 from scheduler.decisions.admission import Candidate, Room, admit, free, in_order
-from scheduler.decisions.graph import Graph
-from scheduler.executors.base import Executor
-from scheduler.loading.sources import PinnedSources
 from scheduler.model import Workload
-from scheduler.store import dags, pools, runs, tasks
+from scheduler.procedures.advance import Whereabouts
+from scheduler.procedures.dispatch import Dispatch
+from scheduler.procedures.placement import Admittee, Place, place
+from scheduler.store import pools, runs, tasks
 from scheduler.store.documents import Graphs
 from scheduler.store.locks import Lock
 from scheduler.store.pools import EVERYTHING
 from scheduler.store.topics import Topic
 from scheduler.store.transaction import Store
-from scheduler.store.writer import Row, Transaction, writer
+from scheduler.store.writer import Transaction, writer
 
 PAGE = 500
 """Candidates looked at in one transaction."""
@@ -36,29 +34,19 @@ class Admitted:
     """What one transaction did."""
 
     workloads: tuple[Workload, ...] = ()
+    whereabouts: Mapping[str, Whereabouts] = field(factory=dict)
+    """By token."""
     seen: int = 0
     full_runs: frozenset[int] = frozenset()
     full_pools: frozenset[str] = frozenset()
     skipped: bool = False
 
 
-@frozen(kw_only=True)
-class Place:
-    """Where attempts go: written into them."""
-
-    daemon: str
-    """The daemon's seat."""
-    logs: Path
-    source_path: Callable[[str, str], Path]
-    """(source hash, file) -> path of the pinned copy."""
-    dags_dir: Path
-
-
 @writer(Lock.DAG_RUN, Lock.POOL, Lock.TASK_INSTANCE)
 async def admit_scheduled(
     tx: Transaction,
     graphs: Graphs,
-    place: Place,
+    where: Place,
     slots: int,
     full_runs: Collection[int],
     full_pools: Collection[str],
@@ -88,48 +76,29 @@ async def admit_scheduled(
     instances = await tasks.admitted(tx, taken)
     chosen = in_order([one for one in candidates if one.key in instances], decision.admitted)
     workloads, claims = [], []
+    whereabouts = {}
     for one in chosen:
         row, run = instances[one.key], facts[one.run_pk]
-        token = str(uuid.uuid4())
-        workload = _workload(token, row, run, known[run["version_id"]], place)
+        admittee = Admittee(
+            key=one.key,
+            task_index=row["task_index"],
+            try_number=row["try_number"],
+            max_tries=row["max_tries"],
+            map_index=row["map_index"],
+        )
+        workload, claim = place(admittee, run, known[run["version_id"]], where)
         workloads.append(workload)
-        claims.append(tasks.Claim(key=one.key, token=token, try_number=row["try_number"], log_path=workload.log_path))
+        claims.append(claim)
+        whereabouts[claim.token] = Whereabouts(run_pk=one.run_pk, key=one.key, task_index=row["task_index"])
     if claims:
-        await tasks.admit(tx, claims, daemon=place.daemon)
+        await tasks.admit(tx, claims, daemon=where.daemon)
     return Admitted(
         workloads=tuple(workloads),
+        whereabouts=whereabouts,
         seen=len(ready),
         full_runs=decision.full_runs,
         full_pools=decision.full_pools | (names - use.keys()),
         skipped=len(held) < len(wanted_runs),
-    )
-
-
-def _workload(token: str, row: Row, run: Row, graph: Graph, place: Place) -> Workload:
-    task = graph.tasks[row["task_index"]]
-    conf = run["conf"] or {}
-    # made of integers and the token only: no name that a user chose becomes part of a path
-    log = place.logs / str(run["id"]) / f"{row['id']}-{row['try_number']}-{token}.log"
-    return Workload(
-        token=token,
-        dag_id=run["dag_id"],
-        run_id=run["run_id"],
-        task_id=row["task_id"],
-        map_index=row["map_index"],
-        try_number=row["try_number"],
-        max_tries=row["max_tries"],
-        run_type=run["run_type"],
-        logical_date=run["logical_date"],
-        data_interval_start=run["data_interval_start"],
-        data_interval_end=run["data_interval_end"],
-        run_after=run["run_after"],
-        params={**graph.dag.params, **conf},
-        conf=conf,
-        file=str(place.dags_dir / run["file"]),
-        source_path=str(place.source_path(run["source_hash"], run["file"])),
-        source_hash=run["source_hash"],
-        log_path=str(log),
-        execution_timeout=task.execution_timeout,
     )
 
 
@@ -139,9 +108,7 @@ class EnqueueTasks:
 
     store: Store
     graphs: Graphs
-    executor: Executor
-    place: Place
-    sources: PinnedSources
+    dispatch: Dispatch
     pace = Pace(seconds=5)
     wakes_on = (Topic.TASK_SCHEDULED, Topic.SLOT_FREED, Topic.WORKER_CHANGED)
 
@@ -150,12 +117,13 @@ class EnqueueTasks:
         full_pools: frozenset[str] = frozenset()
         skipped = False
         for _ in range(PAGES):
-            slots = self.executor.free_slots()
+            slots = self.dispatch.free_slots()
             if slots <= 0:
                 return Progress.IDLE
-            done = await self.store.transact(admit_scheduled, self.graphs, self.place, slots, full_runs, full_pools)
-            await self._pin(done.workloads)
-            self.executor.submit(done.workloads)
+            done = await self.store.transact(
+                admit_scheduled, self.graphs, self.dispatch.place, slots, full_runs, full_pools
+            )
+            await self.dispatch.hand_over(done.workloads, done.whereabouts)
             skipped = skipped or done.skipped
             looked_past = len(full_runs) + len(full_pools)
             full_runs |= done.full_runs
@@ -163,11 +131,3 @@ class EnqueueTasks:
             if done.seen < PAGE or (not done.workloads and len(full_runs) + len(full_pools) == looked_past):
                 break
         return Progress.again(0.02) if skipped else Progress.IDLE
-
-    async def _pin(self, workloads: Collection[Workload]) -> None:
-        """Another daemon may have loaded a file that an attempt of ours needs: then its text comes from the store."""
-        for source_hash, file in {(one.source_hash, one.file) for one in workloads}:
-            if not self.sources.has(source_hash, file):
-                text = await self.store.read(dags.source_of, source_hash)
-                if text is not None:
-                    self.sources.write(source_hash, file, text)

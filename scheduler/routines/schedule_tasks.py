@@ -4,12 +4,10 @@ States none -> scheduled, success (empty tasks), skipped, upstream_failed; up_fo
 One transaction: claim runs that have events, read the events, plan, lock the instances to change, write them,
 count the change in the run's `seq`, delete the events.
 
-Between steps it keeps a picture of each run, so that a step costs what has changed. A picture is good for exactly
-one `seq`, which is read under the run's lock; anything else is read anew. Nothing depends on it being there.
+Between steps the daemon keeps a picture of each run, so that a step costs what has changed (procedures/pictures.py).
 Cancelled or killed, a step has happened or not; its events are there until it has.
 """
 
-from collections import OrderedDict
 from collections.abc import Collection, Mapping
 
 from attrs import field, frozen
@@ -18,6 +16,7 @@ from nurseries.routine import Pace, Progress
 from scheduler.decisions.readiness import Picture, Plan, Seen, plan
 from scheduler.model import FINISHED, RunState, TaskState
 from scheduler.model.facts import FactKind
+from scheduler.procedures.pictures import Pictures
 from scheduler.store import events, runs, tasks
 from scheduler.store.documents import Graphs
 from scheduler.store.events import EventKind
@@ -27,11 +26,7 @@ from scheduler.store.transaction import Store
 from scheduler.store.writer import Row, Transaction, writer
 
 KINDS = (EventKind.TASK, EventKind.RUN)
-PICTURES_KEPT = 500
 EVENTS_AT_ONCE = 1_000
-
-Pictures = Mapping[int, tuple[int, Picture]]
-"""By run key: the `seq` it is good for, and the picture."""
 
 
 @frozen(kw_only=True)
@@ -44,7 +39,8 @@ class Judged:
     stale: bool = False
     """A picture did not agree with the rows; nothing was written."""
     wait: float | None = None
-    pictures: Pictures = field(factory=dict)
+    pictures: Mapping[int, tuple[int, Picture]] = field(factory=dict)
+    """By run key: the `seq` it is good for, and the picture."""
     finished: frozenset[int] = frozenset()
 
 
@@ -62,7 +58,7 @@ async def judge_runs(tx: Transaction, graphs: Graphs, pictures: Pictures, at_mos
     plans = await _plan(tx, graphs, pictures, running, due_events)
     changed = [(key, i, state) for key, made in plans.items() for i, state in made.changes.items()]
     if changed:
-        keys = await tasks.keys_of(tx, {(key, i) for key, i, _ in changed})
+        keys = {(key, i): plans[key].picture.keys[i] for key, i, _ in changed}
         got = await tx.lock(tasks.LOCK_JUDGEABLE, keys=sorted(keys.values()))
         if len(got) != len(changed):
             return Judged(stale=True)
@@ -108,7 +104,7 @@ async def _plan(
     due_events: Collection[Row],
 ) -> dict[int, Plan]:
     known = await graphs.load(tx, {row["version_id"] for row in running.values()})
-    good = {key: pictures[key][1] for key, row in running.items() if key in pictures and pictures[key][0] == row["seq"]}
+    good = {key: made for key, row in running.items() if (made := pictures.get(key, row["seq"])) is not None}
     unknown = set(running) - set(good)
     fresh = await tasks.of_runs(tx, unknown) if unknown else {}
     for key, seen in fresh.items():
@@ -145,23 +141,17 @@ class ScheduleTasks:
 
     store: Store
     graphs: Graphs
+    pictures: Pictures
     at_most: int = 100
     pace = Pace(seconds=5)
     wakes_on = (Topic.EVENT_APPENDED,)
-    _pictures: OrderedDict[int, tuple[int, Picture]] = field(factory=OrderedDict, init=False)
 
     async def step(self) -> Progress:
-        done = await self.store.transact(judge_runs, self.graphs, self._pictures, self.at_most)
+        done = await self.store.transact(judge_runs, self.graphs, self.pictures, self.at_most)
         if done.stale:
-            self._pictures.clear()
+            self.pictures.clear()
             return Progress.MORE
-        for key, picture in done.pictures.items():
-            self._pictures[key] = picture
-            self._pictures.move_to_end(key)
-        for key in done.finished:
-            self._pictures.pop(key, None)
-        while len(self._pictures) > PICTURES_KEPT:
-            self._pictures.popitem(last=False)
+        self.pictures.keep(done.pictures, finished=done.finished)
         if done.more:
             return Progress.MORE
         if done.skipped:

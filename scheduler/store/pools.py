@@ -16,16 +16,20 @@ LOCK_NAMED = locking(Lock.POOL, _named, wait=Wait.WAIT)
 LOCK_FOR_DELETION = locking(Lock.POOL, _named, wait=Wait.WAIT, mode=Mode.UPDATE)
 
 _USE = sa.text(
-    "SELECT p.name, p.slots, coalesce(u.slots, 0) AS used FROM pool p LEFT JOIN"
+    "SELECT p.name, p.slots, coalesce(u.slots, 0) AS used, false AS somebody_waits FROM pool p LEFT JOIN"
     " (SELECT pool, sum(pool_slots) AS slots FROM task_instance WHERE state IN ('queued', 'running') GROUP BY pool) u"
     " ON u.pool = p.name WHERE p.name = ANY(:names)"
-    " UNION ALL SELECT '*', p.slots, (SELECT count(*) FROM task_instance WHERE state IN ('queued', 'running'))"
+    " UNION ALL SELECT '*', p.slots, (SELECT count(*) FROM task_instance WHERE state IN ('queued', 'running')),"
+    " EXISTS (SELECT FROM task_instance WHERE state = 'scheduled')"
     " FROM pool p WHERE p.name = '*'"
 )
 
 
 async def use(tx: Reading, names: Collection[str]) -> Sequence[Row]:
-    """name, slots and used of these pools, and of the whole installation as "*"."""
+    """name, slots and used of these pools, and of the whole installation as "*".
+
+    The latter's `somebody_waits` says whether any task instance is scheduled and waits for a slot.
+    """
     return await tx.fetch(_USE, {"names": sorted(set(names) - {EVERYTHING})})
 
 

@@ -123,6 +123,7 @@ sa.Index(
     dag_run.c.state,
     postgresql_where=dag_run.c.state.in_(["queued", "running"]),
 )
+sa.Index("dag_run_newest", dag_run.c.dag_pk, dag_run.c.id)
 sa.Index("dag_run_end_date", dag_run.c.end_date)
 
 pool = sa.Table(

@@ -15,15 +15,16 @@ from scheduler.store import tables as t
 from scheduler.store.locks import Lock, Wait, by_key, keys_param, locking
 from scheduler.store.writer import Reading, Row, Transaction
 
-_JUDGEABLE = (TaskState.NONE, TaskState.UP_FOR_RETRY, TaskState.SCHEDULED)
+JUDGEABLE = (TaskState.NONE, TaskState.UP_FOR_RETRY, TaskState.SCHEDULED)
 
-LOCK_JUDGEABLE = by_key(Lock.TASK_INSTANCE, t.task_instance.c.state.in_(_JUDGEABLE), wait=Wait.WAIT)
+LOCK_KEYS = by_key(Lock.TASK_INSTANCE, wait=Wait.WAIT)
+LOCK_JUDGEABLE = by_key(Lock.TASK_INSTANCE, t.task_instance.c.state.in_(JUDGEABLE), wait=Wait.WAIT)
 LOCK_SCHEDULED = by_key(Lock.TASK_INSTANCE, t.task_instance.c.state == TaskState.SCHEDULED, wait=Wait.WAIT)
 LOCK_UNFINISHED = locking(
     Lock.TASK_INSTANCE,
     sa.and_(
         t.task_instance.c.run_pk == sa.any_(keys_param("runs")),
-        t.task_instance.c.state.in_((*_JUDGEABLE, TaskState.QUEUED, TaskState.RUNNING)),
+        t.task_instance.c.state.in_((*JUDGEABLE, TaskState.QUEUED, TaskState.RUNNING)),
     ),
     wait=Wait.WAIT,
 )
@@ -45,10 +46,6 @@ _OF_RUN = sa.select(
     t.task_instance.c.retry_at,
     t.task_instance.c.decision,
 ).where(t.task_instance.c.run_pk == sa.any_(keys_param("runs")))
-_KEYS = sa.text(
-    "SELECT ti.id, ti.run_pk, ti.task_index FROM unnest(CAST(:runs AS bigint[]), CAST(:indexes AS integer[]))"
-    " AS v(run_pk, task_index) JOIN task_instance ti ON ti.run_pk = v.run_pk AND ti.task_index = v.task_index"
-)
 _SCHEDULE = sa.text(
     "UPDATE task_instance ti SET state = v.state, retry_at = NULL,"
     " try_number = ti.try_number + CASE WHEN v.state IN ('scheduled', 'success') THEN 1 ELSE 0 END,"
@@ -78,14 +75,6 @@ async def of_runs(tx: Reading, run_pks: Collection[int]) -> dict[int, list[Seen]
     return found
 
 
-async def keys_of(tx: Reading, places: Collection[tuple[int, int]]) -> dict[tuple[int, int], int]:
-    """Primary keys by (run key, task position); keys never change, so no lock is needed to read them."""
-    ordered = sorted(places)
-    parameters = {"runs": [run for run, _ in ordered], "indexes": [index for _, index in ordered]}
-    rows = await tx.fetch(_KEYS, parameters)
-    return {(row["run_pk"], row["task_index"]): row["id"] for row in rows}
-
-
 async def schedule(tx: Transaction, changes: Mapping[int, TaskState]) -> None:
     """Write what judging decided, for held candidates."""
     if not changes:
@@ -98,7 +87,7 @@ async def schedule(tx: Transaction, changes: Mapping[int, TaskState]) -> None:
             "now": tx.now,
             "keys": list(changes),
             "states": [str(state) for state in changes.values()],
-            "judgeable": [str(state) for state in _JUDGEABLE],
+            "judgeable": [str(state) for state in JUDGEABLE],
         },
     )
 
@@ -114,7 +103,8 @@ _READY = sa.text(
 )
 _RUN_FACTS = sa.text(
     "SELECT r.id, r.version_id, r.run_id, r.run_type, r.logical_date, r.data_interval_start,"
-    " r.data_interval_end, r.run_after, r.conf, d.dag_id, d.file, v.source_hash,"
+    " r.data_interval_end, r.run_after, r.conf, r.seq, r.start_date, d.dag_id, d.file, d.is_paused, v.source_hash,"
+    " EXISTS (SELECT FROM event e WHERE e.run_pk = r.id AND e.due_at <= :now AND e.kind <> 'timeout') AS has_events,"
     " (SELECT count(*) FROM task_instance a WHERE a.run_pk = r.id AND a.state IN ('queued', 'running')) AS active"
     " FROM dag_run r JOIN dag d ON d.id = r.dag_pk JOIN dag_version v ON v.id = r.version_id"
     " WHERE r.id = ANY(:keys) AND r.state = 'running' AND r.verdict IS NULL"
@@ -147,7 +137,7 @@ async def ready(tx: Reading, *, full_runs: Collection[int], full_pools: Collecti
 
 async def run_facts(tx: Reading, run_pks: Collection[int]) -> dict[int, Row]:
     """What a workload tells of its run, and how many of the run's instances are active, by run key."""
-    return {row["id"]: row for row in await tx.fetch(_RUN_FACTS, {"keys": sorted(run_pks)})}
+    return {row["id"]: row for row in await tx.fetch(_RUN_FACTS, {"keys": sorted(run_pks), "now": tx.now})}
 
 
 async def admitted(tx: Reading, keys: Collection[int]) -> dict[int, Row]:
@@ -182,7 +172,7 @@ async def admit(tx: Transaction, claims: Sequence[Claim], *, daemon: str, fresh:
             "tokens": [claim.token for claim in claims],
             "tries": [claim.try_number for claim in claims],
             "logs": [claim.log_path for claim in claims],
-            "states": [str(state) for state in (_JUDGEABLE if fresh else (TaskState.SCHEDULED,))],
+            "states": [str(state) for state in (JUDGEABLE if fresh else (TaskState.SCHEDULED,))],
         },
     )
 

@@ -112,6 +112,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("dag_pk", "run_id", name=op.f("dag_run_dag_pk_run_id_key")),
         comment="seq counts the transactions that changed this run's instances under its lock",
     )
+    op.create_index("dag_run_newest", "dag_run", ["dag_pk", "id"], unique=False)
     op.create_index("dag_run_end_date", "dag_run", ["end_date"], unique=False)
     op.create_index(
         "dag_run_unfinished",
