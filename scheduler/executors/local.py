@@ -113,8 +113,8 @@ class LocalExecutor:
     # ---- for the routines
 
     def free_slots(self) -> int:
-        """Over connected workers that accept work: their slots less the attempts handed over."""
-        return sum(worker.free for worker in self._workers)
+        """Over connected workers that accept work: their slots less the attempts handed over. 0 while draining."""
+        return 0 if self._drain is not None else sum(worker.free for worker in self._workers)
 
     def submit(self, workloads: Sequence[Workload]) -> None:
         """Hand over attempts after the commit of their claims.
@@ -198,10 +198,11 @@ class LocalExecutor:
         ]
 
     def drain(self, grace_seconds: float) -> None:
-        """For the daemon's own end: workers take nothing new and leave when their attempts have ended.
+        """For the daemon's own end: its workers take nothing new and leave when their attempts have ended.
 
         What still runs after `grace_seconds` is stopped and reported lost. Go on serving meanwhile: outcomes
-        arrive, and a worker leaves only when they are acknowledged or, after a few seconds, spooled.
+        arrive, and a worker leaves only when they are acknowledged or, after a few seconds, spooled. A worker
+        that is not the daemon's child keeps its attempts and waits for the next daemon.
         """
         self._drain = grace_seconds
         for worker in self._workers:

@@ -97,7 +97,10 @@ class Warm(Message, frozen=True, kw_only=True, tag="warm"):
 
 
 class Drain(Message, frozen=True, kw_only=True, tag="drain"):
-    """Take no new work; after so many seconds stop what still runs; then leave."""
+    """Take no new work; after so many seconds stop what still runs; then leave.
+
+    For the daemon's own worker; one of its own standing takes no notice.
+    """
 
     grace_seconds: float
 

@@ -118,7 +118,8 @@ class Worker:
             case protocol.Warm():
                 self.pool.warm([SourceKey(*file) for file in message.files])
             case protocol.Drain():
-                self._drain(message.grace_seconds)
+                if self.has_parent:  # otherwise a service manager ends us, and the next daemon finds us here
+                    self._drain(message.grace_seconds)
             case protocol.Ack():
                 raise AssertionError("the link keeps these")
 

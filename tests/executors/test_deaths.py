@@ -210,6 +210,26 @@ async def test_a_worker_of_its_own_standing_waits_for_its_daemon(open_desk: Open
             await desk.connected(worker)
             (outcome,) = await desk.run(desk.workload("quick"))
             assert outcome.kind is OutcomeKind.SUCCESS
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_worker_of_its_own_standing_keeps_its_tasks_over_a_restart_of_the_daemon(open_desk: OpenDesk) -> None:
+    async with open_desk(BODY, worker=False) as desk:
+        worker = desk.start_worker(lifeline=False)
+        await desk.connected(worker)
+        workload, pid, _ = await start(desk, "waits")
+        desk.executor.drain(0)
+        assert desk.executor.free_slots() == 0
+        await desk.kill_daemon()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(desk.daemon)
+            await desk.connected(worker)
+            (info,) = desk.executor.workers()
+            assert info.running == (workload.token,)
+            assert not info.draining
+            assert alive(pid)
+            desk.executor.cancel(workload.token, "")
+            assert (await desk.outcome(workload)).reason == "cancelled"
             os.kill(worker.pid, signal.SIGTERM)
             assert await worker.ended() == 0
             nursery.cancel_scope.cancel()
