@@ -307,9 +307,7 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, tuple[Any, str]]:
         if not variable.startswith(_PREFIX) or variable in NOT_KEYS:
             continue
         if variable not in names:
-            raise ConfigError(
-                variable, f"unknown variable in the environment{_suggest(variable, [*names, *NOT_KEYS])}"
-            )
+            raise ConfigError(variable, f"unknown variable in the environment{_suggest(variable, [*names, *NOT_KEYS])}")
         key = names[variable]
         if key in _FILE_KEYS:
             found.setdefault(key.removesuffix("_file"), (_read_secret(key, value), variable))

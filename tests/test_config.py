@@ -146,9 +146,7 @@ class TestSecrets:
         with pytest.raises(ConfigError, match="ASYNCSCHED_DATABASE__DSN") as caught:
             load_config({"database.dsn": self.DSN}, {})
         assert "hunter2" not in str(caught.value)
-        assert load_config({"database.dsn": "postgresql://me@/x?host=/tmp"}, {}).database.dsn.startswith(
-            "post"
-        )
+        assert load_config({"database.dsn": "postgresql://me@/x?host=/tmp"}, {}).database.dsn.startswith("post")
 
     def test_a_file_that_others_can_read_may_hold_none(self, tmp_path):
         text = f"[database]\ndsn = '{self.DSN}'\n"
