@@ -1,6 +1,5 @@
 """Counts what the store sends: statements and commits do not depend on how busy the machine is."""
 
-import time
 from collections import Counter
 from typing import Any
 
@@ -9,41 +8,42 @@ from attrs import define, field
 
 from scheduler.store.transaction import Store
 
+BRACKETS = ("BEGIN", "COMMIT", "ROLLBACK")
 
-@define
+
+@define(eq=False)
 class Counts:
-    """On the hot connections only; heartbeats and views have their own."""
+    """On the hot connections only, seen by the driver itself; heartbeats and views have connections of their own."""
 
     statements: int = 0
+    """Without those that begin and end transactions."""
     commits: int = 0
     rollbacks: int = 0
     in_statements_s: float = 0.0
-    """From handing a statement to the driver to its result: PostgreSQL, the socket, and whoever ran meanwhile."""
+    """From sending a statement to its result: PostgreSQL, the socket, and whoever ran meanwhile."""
     by_statement: Counter[str] = field(factory=Counter)
+    seconds_by_statement: Counter[str] = field(factory=Counter)
 
     def watch(self, store: Store) -> None:
         """Count from now on."""
-        engine = store.engine.sync_engine
-        sa.event.listen(engine, "before_cursor_execute", self._before)
-        sa.event.listen(engine, "after_cursor_execute", self._after)
-        sa.event.listen(engine, "commit", self._commit)
-        sa.event.listen(engine, "rollback", self._rollback)
+
+        def checked_out(connection: Any, _record: Any, _proxy: Any) -> None:
+            connection.driver_connection.add_query_logger(self._note)
+
+        sa.event.listen(store.engine.sync_engine, "checkout", checked_out)
 
     def reset(self) -> None:
         self.statements = self.commits = self.rollbacks = 0
         self.in_statements_s = 0.0
         self.by_statement.clear()
+        self.seconds_by_statement.clear()
 
-    def _before(self, _c: Any, _cu: Any, _s: Any, _p: Any, context: Any, _many: bool) -> None:
-        context.bench_began = time.perf_counter()
-
-    def _after(self, _c: Any, _cu: Any, statement: str, _p: Any, context: Any, _many: bool) -> None:
-        self.in_statements_s += time.perf_counter() - context.bench_began
-        self.statements += 1
-        self.by_statement[" ".join(statement.split())[:90]] += 1
-
-    def _commit(self, _: Any) -> None:
-        self.commits += 1
-
-    def _rollback(self, _: Any) -> None:
-        self.rollbacks += 1
+    def _note(self, query: Any) -> None:
+        text = " ".join(query.query.split())
+        word = text.split(" ", 1)[0].rstrip(";")
+        self.in_statements_s += query.elapsed
+        self.commits += word == "COMMIT"
+        self.rollbacks += word == "ROLLBACK"
+        self.statements += word not in BRACKETS
+        self.by_statement[text[:100]] += 1
+        self.seconds_by_statement[text[:100]] += query.elapsed

@@ -39,7 +39,7 @@ from scheduler.store.writer import Reading
 SLOTS = 1_000
 """How many attempts the worker takes at once: it must not be what limits."""
 
-LIMIT_S = 240.0
+PROGRAM = (sys.executable, "-m", "bench.scheduler_only")
 
 
 @frozen(kw_only=True)
@@ -58,13 +58,14 @@ class Shapes:
 
     def tasks(self, shape: str) -> int:
         """Task instances of one measurement."""
-        return {
+        sizes: dict[str, int] = {
             "chain": self.chain,
             "fan": self.fan + 2,
             "tree": 2**self.tree - 1,
             "grid": self.grid**2,
             "runs": 10 * self.runs,
-        }[shape]
+        }
+        return sizes[shape]
 
 
 SHAPES = ("chain", "fan", "tree", "grid", "runs")
@@ -85,6 +86,7 @@ class Cost:
     steps: dict[str, int]
     """How often each routine stepped."""
     by_statement: dict[str, int]
+    seconds_by_statement: dict[str, float]
 
     @property
     def per_s(self) -> float:
@@ -163,11 +165,22 @@ class Bench:
             wal_bytes=await store.read(_wal) - wal,
             steps={name: count - steps[name] for name, count in self._steps().items() if count > steps[name]},
             by_statement=dict(self.counts.by_statement.most_common()),
+            seconds_by_statement={
+                text: round(spent, 4) for text, spent in self.counts.seconds_by_statement.most_common()
+            },
         )
         made = await store.read(_instances) - instances
         if made != tasks:
             raise Failed(f"{dag_id}: {made} instances instead of {tasks} succeeded")
         return cost
+
+    async def warm_up(self) -> None:
+        """Every connection has seen every statement afterwards, as in a daemon that has run for a while."""
+        await self.run("runs", runs=20, tasks=200)
+
+    async def measure(self, shape: str, shapes: Shapes) -> Cost:
+        """Run one shape. Raises Failed."""
+        return await self.run(shape, runs=shapes.runs if shape == "runs" else 1, tasks=shapes.tasks(shape))
 
     def _steps(self) -> dict[str, int]:
         return {one.name: one.steps for one in self.daemon.supervisor.statistics()}
@@ -260,11 +273,10 @@ def _start_worker(home: Home) -> subprocess.Popen[bytes]:
 async def measure_shape(
     dsn: str, place: Path, shape: str, shapes: Shapes, *, server_pid: int | None = None, log_facts: bool = False
 ) -> Cost:
-    """Run one shape, after one run of ten tasks to warm up. Raises Failed."""
+    """Run one shape, after a few others to warm up. Raises Failed."""
     async with open_bench(dsn, place, shapes, server_pid=server_pid, log_facts=log_facts) as bench:
-        await bench.run("runs", runs=1, tasks=10)
-        runs = shapes.runs if shape == "runs" else 1
-        return await bench.run(shape, runs=runs, tasks=shapes.tasks(shape))
+        await bench.warm_up()
+        return await bench.measure(shape, shapes)
 
 
 def measure(server: Server, place: Path, report: Report, *, quick: bool, shapes: Sequence[str] = SHAPES) -> None:
@@ -274,8 +286,7 @@ def measure(server: Server, place: Path, report: Report, *, quick: bool, shapes:
         here.mkdir(exist_ok=True)
         with server.migrated("scheduler") as dsn, (here / "log").open("wb") as log:
             done = subprocess.run(
-                [sys.executable, "-m", "bench.scheduler_only", dsn, str(here), shape]
-                + ["quick" if quick else "full", str(server.pid)],
+                [*PROGRAM, dsn, str(here), shape, "quick" if quick else "full", str(server.pid)],
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
                 stderr=log,
