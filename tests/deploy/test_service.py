@@ -204,7 +204,6 @@ def test_the_units_work_together_and_end_in_order(manager):
     assert manager.senders == {scheduler.pid}
 
 
-@pytest.mark.xfail(strict=True, reason="the daemon tells workers to drain that are not its own")
 def test_a_restart_of_the_scheduler_never_touches_a_running_task(manager, tmp_path):
     started = tmp_path / "started"
     with manager.service(SCHEDULER) as scheduler, manager.service(WORKER) as worker:
