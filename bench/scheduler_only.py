@@ -46,8 +46,8 @@ PROGRAM = (sys.executable, "-m", "bench.scheduler_only")
 class Shapes:
     """Sizes of the shapes: lengths, widths, the depth of a tree, the side of a grid; runs of ten tasks."""
 
-    chain: int = 200
-    fan: int = 2_000
+    chain: int = 400
+    fan: int = 5_000
     tree: int = 11
     grid: int = 45
     runs: int = 100
