@@ -229,20 +229,21 @@ async def _prepare(settings: Settings, bridge: Bridge, dsn: str, notifier: Notif
 
     The embedded database is migrated; on the user's own only an empty one is filled, the rest is asked for.
     """
-    status = await _patiently(lambda: migrate.check(bridge, dsn), notifier)
+    shown = hide_password(settings.config.database.dsn)
+    status = await _patiently(lambda: migrate.check(bridge, dsn), shown, notifier)
     if status.is_current:
         return
     if not settings.is_embedded and status.current is not None:
         raise SchemaMismatch(
             f"the database's schema is {status.current}, this version needs {status.head}:"
-            f" run `asyncsched db migrate --database {hide_password(settings.config.database.dsn)}`"
+            f" run `asyncsched db migrate --database {shown}`"
         )
     notifier.status("migrating")
     await migrate.upgrade(bridge, dsn)
 
 
-async def _patiently(ask: Any, notifier: Notifier) -> Any:
-    """Wait for a database that is not there yet, for a minute; say so once."""
+async def _patiently(ask: Any, shown: str, notifier: Notifier) -> Any:
+    """Wait for a database that is not there yet, for a minute; say so once. `shown`: its address, for people."""
     with trio.move_on_after(ANSWER_SECONDS):
         said = False
         while True:
@@ -250,30 +251,41 @@ async def _patiently(ask: Any, notifier: Notifier) -> Any:
                 return await ask()
             except Weather as error:
                 if not said:
-                    logger.warning("waiting for the database: %s", error)
+                    logger.warning("waiting for the database %s: %s", shown, error)
                     notifier.status("waiting for the database")
                     said = True
                 await trio.sleep(0.25)
     raise StoreUnavailable(
-        f"the database did not answer for {ANSWER_SECONDS:.0f} s: is it running, and is its address right?"
+        f"the database {shown} did not answer for {ANSWER_SECONDS:.0f} s: is it running, and is its address right?"
     )
 
 
 async def _serve(settings: Settings, notifier: Notifier, shutdown: Shutdown) -> None:
+    """Open the database, then run the daemon on it. Asked to end before it runs: the start is given up at once."""
     config = settings.config
     switchboard = Switchboard()
-    async with open_bridge() as bridge, _database(settings, notifier) as dsn:
-        await _prepare(settings, bridge, dsn, notifier)
-        if settings.check:
-            logger.info("configuration and database are in order")
-            return
-        async with open_store(
-            bridge, dsn, connections=config.database.pool_size, poke=switchboard.poke, tell=logs.tell
-        ) as store:
-            daemon = Daemon(
-                settings=settings, notifier=notifier, store=store, switchboard=switchboard, bridge=bridge, dsn=dsn
-            )
-            await daemon.run(shutdown)
+    async with trio.open_nursery() as nursery:
+        starting = trio.CancelScope()
+
+        async def give_up() -> None:
+            with starting:
+                await shutdown.requested.wait()
+                nursery.cancel_scope.cancel()
+
+        nursery.start_soon(give_up)
+        async with open_bridge() as bridge, _database(settings, notifier) as dsn:
+            await _prepare(settings, bridge, dsn, notifier)
+            starting.cancel()  # from here on the daemon itself hears the request, and drains
+            if settings.check:
+                logger.info("configuration and database are in order")
+                return
+            async with open_store(
+                bridge, dsn, connections=config.database.pool_size, poke=switchboard.poke, tell=logs.tell
+            ) as store:
+                daemon = Daemon(
+                    settings=settings, notifier=notifier, store=store, switchboard=switchboard, bridge=bridge, dsn=dsn
+                )
+                await daemon.run(shutdown)
 
 
 @define(kw_only=True, eq=False)
