@@ -100,7 +100,8 @@ class Daemon:
         return self.process.pid
 
     def send(self, number: Signals) -> None:
-        os.kill(self.pid, number)
+        assert self.process is not None
+        self.process.send_signal(number)
 
     def wait(self, seconds: float = LIMIT_S) -> int:
         """Wait for the end of the process; return its exit code, negative for a signal."""
@@ -112,8 +113,6 @@ class Daemon:
             raise AssertionError(f"the daemon has not ended within {seconds} s") from None
         if code >= 0:
             self._reader.join(seconds)  # the worker has the same stderr and may outlive a daemon that was killed
-            assert self.process.stderr is not None
-            self.process.stderr.close()
         self.process = None
         return code
 
@@ -144,8 +143,8 @@ class Daemon:
 
     def _listen(self, process: "subprocess.Popen[str]") -> None:
         assert process.stderr is not None
-        try:
-            for line in process.stderr:
+        with process.stderr as lines:
+            for line in lines:
                 try:
                     record = json.loads(line)
                 except ValueError:
@@ -153,10 +152,6 @@ class Daemon:
                 with self._heard:
                     self.records.append(record)
                     self._heard.notify_all()
-        except ValueError:
-            pass  # closed under our hands
-        with self._heard:
-            self._heard.notify_all()
 
     def hear(self, what: str | Callable[[Record], bool], *, since: int = 0, seconds: float = LIMIT_S) -> Record:
         """Wait for a line of the log: one whose message contains `what`, or for which it is true."""
@@ -341,6 +336,7 @@ def opened(
     finally:
         living.remove(daemon)
         _end(daemon)
+        (directory / "daemon.log").write_text(daemon.log())
 
 
 def _end(daemon: Daemon) -> None:
