@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,6 @@ from bench import ceiling, end_to_end, machine, plot, scheduler_only, table
 from bench.daemon import Failed
 from bench.measure import Report
 from bench.server import Server, running_server
-from scheduler.control.protocol import ControlError
 
 STARTUP, CEILING, SCHEDULER = "startup", "ceiling", "scheduler"
 NAMES = (STARTUP, *end_to_end.MEASURES, CEILING, SCHEDULER)
@@ -76,8 +76,10 @@ class Session:
         self.console.print(f"measuring: {what}", style="dim")
         try:
             work()
-        except (Failed, ControlError, OSError, ValueError) as error:
+        except Failed as error:
             self.report.failures.append(f"{what}: {error}")
+        except Exception as error:  # the other figures are worth having
+            self.report.failures.append(f"{what}: {''.join(traceback.format_exception(error))}")
 
     def from_outside(self) -> None:
         """One repetition of everything that needs a daemon."""

@@ -63,19 +63,24 @@ class Daemon:
             return time.monotonic() - began
 
     async def _wait_ready(self, sink: NotifySink) -> None:
+        process = self.process
+        assert process is not None, "it has just been started"
+        ready = False
         with trio.move_on_after(START_LIMIT_S):
             async with trio.open_nursery() as nursery:
 
                 @nursery.start_soon
                 async def watch() -> None:
-                    while self.process is not None and self.process.poll() is None:
+                    while process.poll() is None:
                         await trio.sleep(0.05)
-                    raise Failed(f"the daemon ended: {self.log.read_text()[-2000:]}")
+                    nursery.cancel_scope.cancel()
 
                 await sink.wait_for("READY=1")
+                ready = True
                 nursery.cancel_scope.cancel()
-                return
-        raise Failed(f"the daemon was not ready within {START_LIMIT_S:.0f} s: {self.log.read_text()[-2000:]}")
+        if not ready:
+            what = "was not ready in time" if process.poll() is None else f"ended with {process.returncode}"
+            raise Failed(f"the daemon {what}: {self.log.read_text()[-2000:]}")
 
     def stop(self) -> float:
         """SIGTERM; return the seconds until it has ended. Raises Failed when it does not, or not with 0."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bench.measure import Measure, Report
 
@@ -32,7 +33,7 @@ def show(report: Report, machine: Mapping[str, Any], settings: Mapping[str, Any]
         table.add_row(*_row(measure), style=None if measure.reached is not False else "yellow")
     console.print(table)
     for failure in report.failures:
-        console.print(f"[red]failed:[/red] {failure}", highlight=False)
+        console.print(Text.assemble(("failed: ", "red"), failure))
 
 
 def _row(measure: Measure) -> list[str]:
