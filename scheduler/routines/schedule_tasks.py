@@ -64,7 +64,9 @@ async def judge_runs(tx: Transaction, graphs: Graphs, pictures: Pictures, at_mos
             return Judged(stale=True)
         await tasks.schedule(tx, {keys[key, i]: state for key, i, state in changed})
     await events.consume(tx, held, [row["event_id"] for row in due_events])
-    ends = {key: made.run_state for key, made in plans.items() if made.changes or made.run_state is not None}
+    # every run whose events were taken in, even if nothing follows from them: who has a picture without them, in this
+    # daemon or another, must see that it is old
+    ends = {key: made.run_state for key, made in plans.items()}
     if ends:
         await runs.advance(tx, ends)
     if any(state is TaskState.SCHEDULED for *_, state in changed):
@@ -86,7 +88,7 @@ async def judge_runs(tx: Transaction, graphs: Graphs, pictures: Pictures, at_mos
         more=len(wanted) == at_most or len(due_events) == EVENTS_AT_ONCE,
         skipped=len(held) < len(wanted),
         pictures={
-            key: (running[key]["seq"] + (1 if key in ends else 0), made.picture)
+            key: (running[key]["seq"] + 1, made.picture)
             for key, made in plans.items()
             if key not in finished
         },

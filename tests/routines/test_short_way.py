@@ -137,3 +137,26 @@ async def test_a_paused_dag_goes_the_long_way(dsn: str, paused: bool) -> None:
             await world.judge()
         done = await world.advance(workloads)
         assert (done.answers is None) == paused
+
+
+@pytest.mark.parametrize("short", [True, False])
+async def test_events_that_one_daemon_takes_in_make_the_pictures_of_the_others_old(dsn: str, short: bool) -> None:
+    """Nothing follows from the first end of a fan; the join must still know of it, whoever sees the second one."""
+    async with open_world(dsn) as one, open_world(dsn) as two:
+        await one.put(fan(3))
+        run = await one.trigger("fan")
+        await one.round()
+        workloads = await one.admit()
+        await one.start(workloads)
+        two.whereabouts.update(one.whereabouts)
+        await two.end(workloads[:1])
+        await two.judge()  # now both have a picture of the run
+        await one.end(workloads[1:2])
+        await one.judge()
+        if short:
+            done = await two.advance(workloads[2:])
+            assert [work.task_id for work in done.workloads] == ["last"]
+        else:
+            await two.end(workloads[2:])
+            await two.judge()
+            assert (await two.states(run))["last"] == "scheduled"
