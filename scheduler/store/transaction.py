@@ -58,6 +58,17 @@ REFUSED = {
 }
 
 
+_BROKEN = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    sa.exc.InterfaceError,
+    sa.exc.TimeoutError,
+)
+"""The connection, not the statement."""
+
+
 def _sqlstate(error: BaseException) -> str | None:
     original = getattr(error, "orig", error)
     state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
@@ -68,7 +79,7 @@ def translate(error: BaseException, *, committing: bool, xid: str | None) -> Exc
     """Sort an exception from below: ours to raise instead, or None if it is a bug and passes unchanged."""
     state = _sqlstate(error)
     lost = (
-        isinstance(error, OSError | TimeoutError | asyncpg.InterfaceError | sa.exc.TimeoutError | sa.exc.InterfaceError)
+        isinstance(error, _BROKEN)
         or (isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated)
         or (state is not None and (state.startswith("08") or state in AWAY))
     )
@@ -262,6 +273,11 @@ async def _driver(engine: AsyncEngine) -> AsyncIterator[Any]:
         assert driver is not None
         try:
             yield driver
+        except asyncpg.InternalClientError:
+            # "cannot switch to state ...": the server's last word on an idle connection was that it ends it, and
+            # the end itself has not been read yet. Nothing can be sent any more.
+            driver.terminate()
+            raise
         finally:
             if driver.is_closed() or driver.is_in_transaction():
                 await connection.invalidate()
@@ -276,7 +292,13 @@ async def _rolled_back_on_error(driver: Any) -> AsyncIterator[None]:
         if not driver.is_closed():
             try:
                 await driver.execute("ROLLBACK")
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (
+                OSError,
+                TimeoutError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+            ):
                 driver.terminate()
         raise
 
@@ -332,6 +354,7 @@ async def open_store(
             dsn,
             pool_size=size,
             max_overflow=0,
+            pool_use_lifo=True,  # the connection used last has its statements prepared and its pages at hand
             pool_timeout=limits.pool,
             connect_args={
                 "timeout": limits.connect,
