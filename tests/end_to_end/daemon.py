@@ -21,6 +21,7 @@ from typing import Any
 from attrs import define, field, frozen
 
 from scheduler.control.client import ControlClient, connect_unix
+from scheduler.control.protocol import Code, ControlError
 from scheduler.home import Home
 from tests.database import wheel_bindir
 
@@ -225,8 +226,16 @@ class Daemon:
         return f"{dag_id}/{self.ask('runs.trigger', dag_id=dag_id, **arguments)['run_id']}"
 
     def state(self, run: str, *, seconds: float = LIMIT_S) -> str:
-        """Wait for the end of a run; return its state."""
-        seen = self.ask("runs.wait", wait_seconds=seconds, run=run, seconds=min(seconds, 60.0))
+        """Wait for the end of a run; return its state. A daemon whose database is away just now is asked again."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                seen = self.ask("runs.wait", wait_seconds=seconds, run=run, seconds=min(seconds, 60.0))
+                break
+            except ControlError as error:
+                if error.code is not Code.UNREACHABLE or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
         assert seen["state"] in ("success", "failed"), f"{run} has not ended: {self.ask('tasks.list', run=run)}"
         return str(seen["state"])
 
