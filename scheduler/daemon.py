@@ -54,7 +54,7 @@ from scheduler.routines.cancel_attempts import CancelAttempts
 from scheduler.routines.create_runs import CreateRuns
 from scheduler.routines.enqueue_tasks import EnqueueTasks
 from scheduler.routines.heartbeat import Heartbeat
-from scheduler.routines.load_dags import LoadDags
+from scheduler.routines.load_dags import STORED, LoadDags
 from scheduler.routines.prune import Prune
 from scheduler.routines.record_outcomes import RecordOutcomes
 from scheduler.routines.rescue import Rescue
@@ -74,6 +74,7 @@ logger = logging.getLogger(__name__)
 OK, UNAVAILABLE, INTERNAL, TEMPORARY, PERMISSION, CONFIGURATION, CANCELLED = 0, 69, 70, 75, 77, 78, 130
 """Exit codes, as in sysexits.h; the last one after a second signal."""
 
+FIRST_LOAD_SECONDS = 5.0
 ANSWER_SECONDS = 60.0
 """How long a start waits for a database that does not answer."""
 
@@ -396,9 +397,10 @@ class Daemon:
             await shutdown.requested.wait()
             self.is_ready = False
             self.notifier.stopping(f"{shutdown.reason}: waiting for running tasks")
-            self.executor.drain(self.settings.config.scheduler.shutdown_grace_s)
-            if not self.settings.with_worker:
-                children.cancel_scope.cancel()
+            if self.settings.with_worker:
+                self.executor.drain(self.settings.config.scheduler.shutdown_grace_s)
+            else:
+                children.cancel_scope.cancel()  # a worker of its own unit goes on, and reports to the next daemon
         with trio.move_on_after(5):
             while self.executor.outcomes or self.executor.starts:  # noqa: ASYNC110 - what is left is milliseconds
                 await trio.sleep(0.01)
@@ -418,8 +420,14 @@ class Daemon:
         )
 
     async def _become_ready(self) -> None:
-        """READY=1 when every routine has had its first step and a worker is there to run tasks."""
+        """READY=1: every routine has had its first step, a worker is there, and the DAG files have been looked at.
+
+        The last is waited for only so long: one file that hangs must not keep the rest from being ready.
+        """
         await self.supervisor.first_pass.wait()
+        with trio.move_on_after(FIRST_LOAD_SECONDS), self.switchboard.subscribe(STORED) as stored:
+            while self.loader.is_busy:
+                await stored.wait()
         if self.settings.with_worker:
             with self.switchboard.subscribe("worker_changed") as changed:
                 while not self.executor.workers():

@@ -10,6 +10,7 @@ from scheduler.model import Workload
 from scheduler.procedures.advance import Whereabouts
 from scheduler.procedures.placement import Place
 from scheduler.store import dags
+from scheduler.store.topics import Topic
 from scheduler.store.transaction import Store
 
 REMEMBERED = 100_000
@@ -25,10 +26,20 @@ class Dispatch:
     sources: PinnedSources
     whereabouts: dict[str, Whereabouts] = field(factory=dict, init=False)
     """By token, of attempts that were handed over and have not ended; a hint that saves reading it."""
+    somebody_waits: bool = field(default=True, init=False)
+    """The last admission left scheduled tasks without a slot, as far as it looked."""
+    freed: int = field(default=0, init=False)
+    """How many slots the short way has given back: who admits meanwhile looks again if this has changed."""
 
     def free_slots(self) -> int:
         """How many attempts the executor takes now."""
         return self.executor.free_slots()
+
+    def give_back(self, slots: int) -> None:
+        """After a commit that ended so many attempts: wake admission, if it left anybody waiting."""
+        self.freed += slots
+        if self.somebody_waits:
+            self.store.poke(Topic.SLOT_FREED)
 
     async def hand_over(self, workloads: Collection[Workload], whereabouts: Mapping[str, Whereabouts]) -> None:
         """Submit, once the pinned sources lie where the workloads say."""

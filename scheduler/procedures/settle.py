@@ -42,7 +42,8 @@ async def settle(
 ) -> dict[str, Verdict]:
     """Write the consequences of these outcomes, one for each token; return what became of each report.
 
-    `judged`: the caller judges the runs in this transaction, so no events are left for it.
+    `judged`: the caller judges the runs and gives away the slots in this transaction, so no events are left for
+    it and nobody is woken.
     """
     said = {outcome.token: outcome for outcome in outcomes}
     rows = await tasks.by_token(tx, said)
@@ -110,7 +111,8 @@ async def settle(
                 state=str(end.state),
                 message=outcome.message,
             )
-        tx.announce(Topic.SLOT_FREED)
+        if not judged:
+            tx.announce(Topic.SLOT_FREED)
         if any(end.state is TaskState.SCHEDULED for *_, end, _ in ends):
             tx.announce(Topic.TASK_SCHEDULED)
     for token, answer in answers.items():

@@ -116,10 +116,12 @@ class EnqueueTasks:
         full_runs: frozenset[int] = frozenset()
         full_pools: frozenset[str] = frozenset()
         skipped = False
+        freed = self.dispatch.freed
+        self.dispatch.somebody_waits = True
         for _ in range(PAGES):
             slots = self.dispatch.free_slots()
             if slots <= 0:
-                return Progress.IDLE
+                return Progress.MORE if self.dispatch.freed != freed else Progress.IDLE
             done = await self.store.transact(
                 admit_scheduled, self.graphs, self.dispatch.place, slots, full_runs, full_pools
             )
@@ -129,5 +131,8 @@ class EnqueueTasks:
             full_runs |= done.full_runs
             full_pools |= done.full_pools
             if done.seen < PAGE or (not done.workloads and len(full_runs) + len(full_pools) == looked_past):
+                self.dispatch.somebody_waits = done.seen > len(done.workloads) or bool(full_runs or full_pools)
                 break
+        if self.dispatch.somebody_waits and self.dispatch.freed != freed:
+            return Progress.MORE  # slots came free while this looked, and whoever freed them may not have seen it wait
         return Progress.again(0.02) if skipped else Progress.IDLE

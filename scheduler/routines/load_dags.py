@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import trio
 
 PARSED = "file_parsed"
+STORED = "files_stored"
+"""Poked after each look at the folder: what had been parsed by then is in the store."""
 Stamp = tuple[int, int, int]
 
 
@@ -147,6 +149,7 @@ class LoadDags:
             self._seen[path] = now[path]
             self._parsing.add(path)
             self.nursery.start_soon(self._parse, path)
+        self.poke(STORED)
         return Progress.IDLE
 
     async def _parse(self, path: str) -> None:

@@ -87,5 +87,6 @@ class RecordOutcomes:
         if done.answers is None:
             return {}
         self.pictures.keep(done.pictures, finished=done.finished)
+        self.dispatch.give_back(len(quick))
         await self.dispatch.hand_over(done.workloads, done.whereabouts)
         return done.answers

@@ -87,11 +87,7 @@ async def judge_runs(tx: Transaction, graphs: Graphs, pictures: Pictures, at_mos
     return Judged(
         more=len(wanted) == at_most or len(due_events) == EVENTS_AT_ONCE,
         skipped=len(held) < len(wanted),
-        pictures={
-            key: (running[key]["seq"] + 1, made.picture)
-            for key, made in plans.items()
-            if key not in finished
-        },
+        pictures={key: (running[key]["seq"] + 1, made.picture) for key, made in plans.items() if key not in finished},
         finished=finished,
         # a timer may have become due soonest meanwhile; the next step, if idle, tells how long to wait
         wait=0.0,

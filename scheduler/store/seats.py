@@ -26,11 +26,15 @@ class Seat:
 
 _MINE = locking(
     Lock.SEAT,
-    sa.and_(
-        t.seat.c.kind == "daemon",
-        t.seat.c.hostname == sa.bindparam("hostname"),
-        t.seat.c.home == sa.bindparam("home"),
-        t.seat.c.lease_until > sa.func.clock_timestamp(),
+    sa.or_(
+        sa.and_(
+            t.seat.c.kind == "daemon",
+            t.seat.c.hostname == sa.bindparam("hostname"),
+            t.seat.c.home == sa.bindparam("home"),
+            t.seat.c.lease_until > sa.func.clock_timestamp(),
+        ),
+        # the row that _TAKE finds if this is said again: it must not be locked after rows that come later
+        t.seat.c.uuid == sa.bindparam("uuid", type_=t.seat.c.uuid.type),
     ),
     wait=Wait.WAIT,
 )
@@ -63,7 +67,7 @@ async def take_seat(tx: Transaction, seat: Seat) -> None:
 
     The caller holds the home's lock, so earlier daemons of the same home and host are dead for certain.
     """
-    before = await tx.lock(_MINE, hostname=seat.hostname, home=seat.home)
+    before = await tx.lock(_MINE, hostname=seat.hostname, home=seat.home, uuid=seat.uuid)
     if before:
         await tx.write(Lock.SEAT, before, _END, {"keys": before})
     await tx.insert(Lock.SEAT, _TAKE, _row(seat))
