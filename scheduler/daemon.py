@@ -213,7 +213,12 @@ def _end(notifier: Notifier, code: int, error: BaseException) -> int:
 async def _database(settings: Settings, notifier: Notifier) -> AsyncIterator[str]:
     """The address of a running database."""
     if settings.is_embedded:
-        async with embedded(settings.home, bindir=settings.config.database.bindir, on_status=notifier.status) as dsn:
+
+        def tell(text: str) -> None:
+            notifier.status(text)
+            notifier.extend_timeout(30)  # a recovery may take longer than the service manager's patience
+
+        async with embedded(settings.home, bindir=settings.config.database.bindir, on_status=tell) as dsn:
             yield dsn
     else:
         yield address(settings.config.database.dsn)
@@ -265,6 +270,7 @@ async def _serve(settings: Settings, notifier: Notifier, shutdown: Shutdown) -> 
     """Open the database, then run the daemon on it. Asked to end before it runs: the start is given up at once."""
     config = settings.config
     switchboard = Switchboard()
+    logger.info("asyncsched %s starts, home %s", version("asyncsched"), settings.home.path)
     async with trio.open_nursery() as nursery:
         starting = trio.CancelScope()
 

@@ -14,6 +14,7 @@ Light on purpose: the command line imports it before anything else.
 import contextlib
 import errno
 import fcntl
+import grp
 import hashlib
 import os
 import shutil
@@ -162,9 +163,11 @@ class Home:
             if own.is_symlink():  # a former start needed another place
                 own.unlink()
             _make(own, 0o750)
+            _share(own)
             return
         _make(wanted, 0o750, parents=True)
         _check_private(wanted)
+        _share(wanted)
         if own.is_symlink() and Path(os.readlink(own)) == wanted:
             return
         if own.is_dir() and not own.is_symlink():
@@ -235,6 +238,12 @@ def hold_lock(path: Path, in_use: Callable[[int | None], HomeError]) -> Iterator
 def _read_pid(descriptor: int) -> int | None:
     text = os.pread(descriptor, 32, 0).strip()
     return int(text) if text.isdigit() else None
+
+
+def _share(directory: Path) -> None:
+    """Let the members of the group asyncsched, where there is one, reach the sockets in `directory`."""
+    with contextlib.suppress(KeyError, PermissionError):
+        os.chown(directory, -1, grp.getgrnam("asyncsched").gr_gid)
 
 
 def _make(path: Path, mode: int, *, parents: bool = False) -> None:

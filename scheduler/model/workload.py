@@ -89,4 +89,4 @@ class Outcome:
     """Of the task process; negative: the signal that ended it."""
     reason: str = ""
     """Machine-readable cause of a failure: "exception", "timeout", "signal", "exit", "result", "cancelled",
-    "shutdown", "import"; empty for success."""
+    "import"; of a loss: "shutdown", "worker", "lease"; empty for success."""
