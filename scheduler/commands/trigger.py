@@ -100,6 +100,8 @@ def _check(conf: dict[str, Any] | None, logical_date: datetime | None, run_id: s
         raise CommandError("usage", 'conf must be a JSON object, for example \'{"city": "Oslo"}\'.')
     if conf is not None and len(msgspec.json.encode(conf)) > CONF_LIMIT:
         raise CommandError("usage", f"conf is larger than {CONF_LIMIT} bytes: pass a reference to the data instead.")
+    if conf is not None and b"\\u0000" in msgspec.json.encode(conf):
+        raise CommandError("usage", "conf holds a NUL character, which PostgreSQL cannot store.")
     if logical_date is not None and logical_date.tzinfo is None:
         raise CommandError("usage", "the logical date needs a time zone, for example 2026-01-01T00:00:00Z.")
     if run_id is not None:

@@ -85,7 +85,7 @@ async def settle(
                     consequence=end,
                     exit_code=outcome.exit_code,
                     reason=outcome.reason,
-                    message=outcome.message,
+                    message=_printable(outcome.message),
                     report=report,
                     result=outcome.result,
                     decision=outcome.decision if end.state is TaskState.SUCCESS else None,
@@ -119,6 +119,15 @@ async def settle(
         if answer is Verdict.REFUSED:
             tx.tell(FactKind.REPORT_REFUSED, token=token)
     return answers
+
+
+MESSAGE_LIMIT = 2_000
+"""Characters of a message that are kept: the log has the rest."""
+
+
+def _printable(message: str) -> str:
+    """What PostgreSQL can store: an exception's text may hold a NUL, and be of any length."""
+    return message.replace("\x00", "\N{REPLACEMENT CHARACTER}")[:MESSAGE_LIMIT]
 
 
 def _may_end(row: Row, outcome: Outcome) -> bool:

@@ -9,6 +9,7 @@ Cancelled or killed, a step has happened or not; its events are there until it h
 """
 
 from collections.abc import Collection, Mapping
+from datetime import datetime
 
 from attrs import field, frozen
 
@@ -49,8 +50,7 @@ async def judge_runs(tx: Transaction, graphs: Graphs, pictures: Pictures, at_mos
     """Judge up to `at_most` runs that have events."""
     wanted = await events.runs_with_events(tx, KINDS, at_most=at_most)
     if not wanted:
-        due = await events.next_due(tx)
-        return Judged(wait=None if due is None else max(0.0, (due - tx.now).total_seconds()))
+        return Judged(wait=_seconds_until(await events.next_due(tx), tx.now))
     held = await tx.lock(runs.CLAIM, keys=wanted)
     due_events = await events.due(tx, held, KINDS, at_most=EVENTS_AT_ONCE)
     facts = await runs.facts(tx, held)
@@ -89,9 +89,12 @@ async def judge_runs(tx: Transaction, graphs: Graphs, pictures: Pictures, at_mos
         skipped=len(held) < len(wanted),
         pictures={key: (running[key]["seq"] + 1, made.picture) for key, made in plans.items() if key not in finished},
         finished=finished,
-        # a timer may have become due soonest meanwhile; the next step, if idle, tells how long to wait
-        wait=0.0,
+        wait=_seconds_until(await events.next_due(tx), tx.now),
     )
+
+
+def _seconds_until(due: datetime | None, now: datetime) -> float | None:
+    return None if due is None else max(0.0, (due - now).total_seconds())
 
 
 async def _plan(

@@ -189,7 +189,8 @@ async def hide(tx: Transaction, keys: Collection[int]) -> None:
 
 _DUE = sa.text(
     "SELECT d.id, d.dag_id, d.version_id, d.cursor, d.created_at, d.is_paused, d.is_present, d.next_due,"
-    " (SELECT max(r.end_date) FROM dag_run r WHERE r.dag_pk = d.id) AS last_end"
+    " CASE WHEN d.is_continuous THEN"
+    "  (SELECT r.end_date FROM dag_run r WHERE r.dag_pk = d.id ORDER BY r.id DESC LIMIT 1) END AS last_end"
     " FROM dag d WHERE d.id = ANY(:keys) ORDER BY d.id"
 )
 _MOVE = sa.text(

@@ -320,6 +320,19 @@ async def test_what_cannot_be_triggered_is_refused_with_a_sentence(dsn: str) -> 
             await world.trigger("chain", run_id="../../etc/passwd\n")
 
 
+async def test_what_postgresql_cannot_store_does_not_stop_the_daemon(dsn: str) -> None:
+    async with open_world(dsn) as world:
+        await world.put(chain(1))
+        with pytest.raises(CommandError, match="NUL"):
+            await world.trigger("chain", conf={"a": ["\x00"]})
+        await world.trigger("chain")
+        workloads = await world.admit()
+        await world.start(workloads)
+        await world.end(workloads, OutcomeKind.FAILED, message="a\x00b" + "x" * 10_000, reason="exception")
+        (row,) = await world.rows("SELECT message FROM attempt")
+        assert row["message"].startswith("a\N{REPLACEMENT CHARACTER}bxxx")
+
+
 async def test_a_stale_picture_is_noticed_and_nothing_is_written_from_it(dsn: str) -> None:
     """Another daemon has changed the run since this one looked: seq differs, or the rows do."""
     async with open_world(dsn) as world, open_world(dsn) as other:
