@@ -1,0 +1,28 @@
+"""How much is tried: the quick profile by default, more by environment (see README.md)."""
+
+import os
+
+
+def number(name: str, quick: int) -> int:
+    """ASYNCSCHED_STRESS_<name>, or what the quick profile does."""
+    return int(os.environ.get(f"ASYNCSCHED_STRESS_{name}", quick))
+
+
+EXAMPLES = number("EXAMPLES", 300)
+"""Full-stack examples."""
+STEPS = number("STEPS", 30)
+"""Rules in one of them, at most."""
+SEED = number("SEED", 20)
+"""Of everything that is sampled."""
+EVERY_INTERLEAVING = number("EVERY_INTERLEAVING", 40)
+"""Pairs with at most so many interleavings are tried in all of them."""
+VARIANT_PAIRS = number("VARIANT_PAIRS", 200)
+"""Pairs of other shapes of work than each writer's first, sampled."""
+TRIPLES = number("TRIPLES", 150)
+"""Schedules of three writers, sampled."""
+DRAIN_EVERY = number("DRAIN_EVERY", 40)
+"""Of so many schedules one is followed by running everything to its end; so is each pair's last."""
+PLANS = number("PLANS", 12)
+"""Random plan settings for each locking statement."""
+HALTS = number("HALTS", 250)
+"""Pairs of writers of which one is halted between two rows of one statement."""
