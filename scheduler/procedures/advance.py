@@ -78,11 +78,13 @@ async def advance(
     changed = {plans[key].picture.keys[i]: state for key, made in plans.items() for i, state in made.changes.items()}
     ending = {known[token].key for token in outcomes}
     locked = await tx.lock(tasks.LOCK_KEYS, keys=sorted(ending | changed.keys()))
-    if len(locked) < len(ending) + len(changed) or not await _is_as_planned(tx, changed, outcomes):
+    attempts = await tasks.by_token(tx, outcomes)
+    instances = await tasks.admitted(tx, changed) if changed else {}
+    if len(locked) < len(ending) + len(changed) or not _is_as_planned(outcomes, attempts, instances):
         pictures.clear()
         return LONG_WAY
-    answers = await settle(tx, graphs, list(outcomes.values()), judged=True)
-    workloads = await _write(tx, facts, of_run, plans, chosen, changed, where)
+    answers = await settle(tx, graphs, list(outcomes.values()), rows=attempts, judged=True)
+    workloads = await _write(tx, facts, of_run, plans, chosen, changed, instances, where)
     ends = {key: made.run_state for key, made in plans.items()}
     await runs.advance(tx, ends)
     _tell(tx, facts, plans)
@@ -180,16 +182,12 @@ def _by_priority(
     return sorted(enumerate(ready), key=order)
 
 
-async def _is_as_planned(tx: Transaction, changed: Mapping[int, TaskState], outcomes: Mapping[str, Outcome]) -> bool:
-    """Under the locks: the attempts run with live tokens, and the rest may still be judged."""
-    found = await tasks.by_token(tx, outcomes)
-    if len(found) < len(outcomes) or not all(
-        row["live"] and row["attempt_state"] == TaskState.RUNNING for row in found.values()
-    ):
-        return False
-    if not changed:
-        return True
-    return all(row["state"] in tasks.JUDGEABLE for row in await tasks.states_of(tx, changed))
+def _is_as_planned(outcomes: Mapping[str, Outcome], attempts: Mapping[str, Row], instances: Mapping[int, Row]) -> bool:
+    """As read under the locks: the attempts run with live tokens, and the rest may still be judged."""
+    alive = all(row["live"] and row["attempt_state"] == TaskState.RUNNING for row in attempts.values())
+    return (
+        len(attempts) == len(outcomes) and alive and all(row["state"] in tasks.JUDGEABLE for row in instances.values())
+    )
 
 
 async def _write(
@@ -199,16 +197,16 @@ async def _write(
     plans: Mapping[int, Plan],
     chosen: set[tuple[int, int]],
     changed: Mapping[int, TaskState],
+    instances: Mapping[int, Row],
     where: Place,
 ) -> dict[tuple[int, int], tuple[Workload, int]]:
     keys = {place_: plans[place_[0]].picture.keys[place_[1]] for place_ in chosen}
     queued_now = set(keys.values())
     await tasks.schedule(tx, {key: state for key, state in changed.items() if key not in queued_now})
-    rows = await tasks.admitted(tx, queued_now) if queued_now else {}
     made = {}
     claims = []
     for (run_pk, i), key in keys.items():
-        row = rows[key]
+        row = instances[key]
         admittee = Admittee(key=key, task_index=i, try_number=row["try_number"] + 1, max_tries=row["max_tries"])
         workload, claim = place(admittee, facts[run_pk], of_run[run_pk], where)
         made[run_pk, i] = (workload, key)

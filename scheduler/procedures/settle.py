@@ -6,7 +6,7 @@ settled after this: the reporter may forget it.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -38,15 +38,22 @@ def digest(outcome: Outcome) -> str:
 
 
 async def settle(
-    tx: Transaction, graphs: Graphs, outcomes: Sequence[Outcome], *, judged: bool = False
+    tx: Transaction,
+    graphs: Graphs,
+    outcomes: Sequence[Outcome],
+    *,
+    rows: Mapping[str, Row] | None = None,
+    judged: bool = False,
 ) -> dict[str, Verdict]:
     """Write the consequences of these outcomes, one for each token; return what became of each report.
 
+    `rows`: the attempts as `tasks.by_token` reads them, if the caller has read them under these locks.
     `judged`: the caller judges the runs and gives away the slots in this transaction, so no events are left for
     it and nobody is woken.
     """
     said = {outcome.token: outcome for outcome in outcomes}
-    rows = await tasks.by_token(tx, said)
+    if rows is None:
+        rows = await tasks.by_token(tx, said)
     known = await graphs.load(tx, {row["version_id"] for row in rows.values()})
     answers: dict[str, Verdict] = dict.fromkeys(said, Verdict.REFUSED)
     ends = []

@@ -123,6 +123,7 @@ _ADMITTED = sa.select(
     t.task_instance.c.run_pk,
     t.task_instance.c.task_index,
     t.task_instance.c.task_id,
+    t.task_instance.c.state,
     t.task_instance.c.map_index,
     t.task_instance.c.try_number,
     t.task_instance.c.max_tries,
@@ -141,7 +142,7 @@ async def run_facts(tx: Reading, run_pks: Collection[int]) -> dict[int, Row]:
 
 
 async def admitted(tx: Reading, keys: Collection[int]) -> dict[int, Row]:
-    """What a workload tells of its instance, by key."""
+    """State of held instances, and what a workload tells of them, by key."""
     return {row["id"]: row for row in await tx.fetch(_ADMITTED, {"keys": sorted(keys)})}
 
 
