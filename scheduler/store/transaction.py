@@ -173,7 +173,7 @@ class Store:
     async def read(
         self, function: Callable[Concatenate[Reading, P], Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run a function that only reads, in a read-only transaction of its own; a cancel ends it at once.
+        """Run a function that only reads, in a read-only transaction of its own; bounded, and shielded like all.
 
         Raises StoreUnavailable or Conflict.
         """
@@ -245,9 +245,7 @@ class Store:
         """Ask what became of a transaction, until it is no longer in progress, for a few seconds at most."""
 
         async def ask(reading: Reading) -> str | None:
-            rows = await reading.fetch(
-                sa.text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8)) AS status"), {"xid": xid}
-            )
+            rows = await reading.fetch(_STATUS_OF, {"xid": xid})
             status = rows[0]["status"]
             return str(status) if status is not None else None
 
@@ -271,6 +269,10 @@ async def _driver(engine: AsyncEngine) -> AsyncIterator[Any]:
     async with engine.connect() as connection:
         driver = (await connection.get_raw_connection()).driver_connection
         assert driver is not None
+        while driver.is_closed():  # since it was last used: after an outage that may be true of the whole pool
+            await connection.invalidate()
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None
         try:
             yield driver
         except asyncpg.InternalClientError:
@@ -301,6 +303,9 @@ async def _rolled_back_on_error(driver: Any) -> AsyncIterator[None]:
             ):
                 driver.terminate()
         raise
+
+
+_STATUS_OF = sa.text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8)) AS status")
 
 
 async def _nothing(_: Reading) -> None:
