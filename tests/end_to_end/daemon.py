@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 from typing import Any
@@ -182,7 +183,7 @@ class Daemon:
     def hear_of(self, *files: str, since: int = 0) -> None:
         """Wait until each of these files has been loaded, or found broken."""
         for file in files:
-            self.hear(lambda record, file=file: _is_about(record, file), since=since)
+            self.hear(partial(_is_about, file), since=since)
 
     def _has_fallen_silent(self) -> bool:
         return self.process is not None and self.process.poll() is not None and not self._reader_lives()
@@ -284,7 +285,7 @@ def psql(options: list[str], statement: str) -> list[list[str]]:
     return [line.split("\t") for line in ended.stdout.splitlines()]
 
 
-def _is_about(record: Record, file: str) -> bool:
+def _is_about(file: str, record: Record) -> bool:
     return record.get("fact") in ("file loaded", "file broken") and record["about"]["file"] == file
 
 

@@ -10,6 +10,8 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -95,7 +97,8 @@ def executions(daemon: Daemon) -> list[Execution]:
     path = daemon.dags / "notes"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     ends = {(*who,): when for *who, what, when in lines if what == "end"}
-    return [Execution(*who, when, ends.get((*who,))) for *who, what, when in lines if what == "start"]
+    starts = [(*who, when, ends.get((*who,))) for *who, what, when in lines if what == "start"]
+    return [Execution(*fields) for fields in starts]
 
 
 def load(daemon: Daemon) -> list[str]:
@@ -189,14 +192,16 @@ def test_the_daemon_is_killed_again_and_again(daemon: Daemon) -> None:
 def test_the_daemon_and_everything_below_it_are_killed(daemon: Daemon) -> None:
     """As when the machine loses its power."""
     runs = load(daemon)
-    victims = daemon.processes()
     daemon.kill()
-    for pid in victims:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    until("all of them are dead", lambda: not daemon.processes())
+
+    def none_is_left() -> bool:
+        left = daemon.processes()
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+    until("all of them are dead", none_is_left)
     daemon.start()
     all_end_in_success(daemon, runs)
     nothing_was_lost_or_doubled(daemon)
@@ -217,13 +222,17 @@ def test_postgres_is_killed_under_load(daemon: Daemon, times: int) -> None:
     for _ in range(times):
         killed = daemon.postmaster
         os.kill(killed, signal.SIGKILL)
-        until("another server answers", lambda killed=killed: _answers(daemon) and daemon.postmaster != killed)
+        until("another server answers", partial(_another_answers, daemon, killed))
     all_end_in_success(daemon, runs)
     nothing_was_lost_or_doubled(daemon)
     assert daemon.process is not None
     assert daemon.process.poll() is None
     assert daemon.worker == before, "the worker does not depend on the database"
     assert {row[4] for row in daemon.sql(ATTEMPTS)} == {"success"}, "an outage costs no attempt"
+
+
+def _another_answers(daemon: Daemon, killed: int) -> bool:
+    return _answers(daemon) and daemon.postmaster != killed
 
 
 def _answers(daemon: Daemon) -> bool:

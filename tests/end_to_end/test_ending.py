@@ -150,7 +150,7 @@ def test_the_service_manager_is_told_in_order(tmp_path: Path) -> None:
             daemon.launch()
             trio.run(hear, "READY=1")
             assert daemon.ask("status")["ready"] is True
-            trio.run(hear, "WATCHDOG=1")
+            until("it is fed", lambda: "WATCHDOG=1" in sink.collect()[sink.messages.index("READY=1") :])
             assert daemon.stop() == 0
             said = [message.partition("=")[0] for message in sink.collect()]
             assert said.count("READY") == 1
