@@ -40,10 +40,10 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Say more on stderr.")] = False,
 ) -> None:
     """Run the scheduler on the DAG files in DAGS_DIR; Ctrl-C ends it."""
-    from scheduler import daemon
+    from scheduler import start
 
     raise typer.Exit(
-        daemon.main(
+        start.main(
             dags_dir=dags_dir,
             home=home,
             config=config,

@@ -75,7 +75,7 @@ def _at(dsn: str, work: Callable[["Bridge", str], Awaitable[T]]) -> T:
     import trio
 
     from nurseries.bridge import open_bridge
-    from scheduler.daemon import address
+    from scheduler.start import address
 
     async def main() -> T:
         async with open_bridge() as bridge:
