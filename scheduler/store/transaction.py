@@ -49,6 +49,11 @@ class Limits:
 
 
 READ_SECONDS = 30.0
+SETTLE_SECONDS = 2.0
+"""How long an unknown outcome is asked after."""
+ANSWER_SECONDS = 1.0
+"""How long one such question waits for its answer."""
+STATUS = "SELECT pg_xact_status(CAST(CAST($1 AS text) AS xid8))"
 CONFLICTS = frozenset({"40001", DEADLOCK, "55P03", "57014"})
 AWAY = frozenset({"53300", "57P01", "57P02", "57P03", "25P03", "25P04"})
 REFUSED = {
@@ -242,25 +247,41 @@ class Store:
         return raised
 
     async def _settle(self, xid: str) -> str | None:
-        """Ask what became of a transaction, until it is no longer in progress, for a few seconds at most."""
+        """Ask what became of a transaction, until it is no longer in progress, for a few seconds at most.
 
-        async def ask(reading: Reading) -> str | None:
-            rows = await reading.fetch(_STATUS_OF, {"xid": xid})
-            status = rows[0]["status"]
-            return str(status) if status is not None else None
+        Shielded: a cancel must not replace the answer, or the lack of one, by "nothing happened". So it is short,
+        on a server that stands still too.
+        """
 
-        with trio.move_on_after(5):
-            while True:
+        async def crossing() -> str | None:
+            async with _driver(self.reserve) as driver, deadline(ANSWER_SECONDS):
                 try:
-                    status = await self.read(ask)
-                except (StoreUnavailable, Conflict):
-                    status = "in progress"
-                except asyncpg.PostgresError:
+                    answer = await driver.fetchval(STATUS, xid)
+                except BaseException:
+                    driver.terminate()  # it may be in the middle of a question nobody will answer
+                    raise
+            return str(answer) if answer is not None else None
+
+        begun = trio.current_time()
+        with trio.CancelScope(shield=True):
+            while True:
+                asked = trio.current_time()
+                try:
+                    async with self.reserve_slots:
+                        status = await self.bridge.shielded(crossing)
+                except asyncpg.InvalidParameterValueError:
                     return "aborted"  # "transaction ID is in the future": it never reached the disk
+                except Exception as error:
+                    if self._translated(error, "settle", committing=False, xid=None) is None:
+                        raise
+                    status = "in progress"
                 if status != "in progress":
                     return status
+                now = trio.current_time()
+                if now - begun > SETTLE_SECONDS or now - asked > ANSWER_SECONDS / 2:
+                    return None
                 await trio.sleep(0.05)
-        return None
+        return None  # a cancel scope may swallow, says its type; this one never does
 
 
 @asynccontextmanager
@@ -303,9 +324,6 @@ async def _rolled_back_on_error(driver: Any) -> AsyncIterator[None]:
             ):
                 driver.terminate()
         raise
-
-
-_STATUS_OF = sa.text("SELECT pg_xact_status(CAST(CAST(:xid AS text) AS xid8)) AS status")
 
 
 async def _nothing(_: Reading) -> None:
