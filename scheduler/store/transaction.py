@@ -330,7 +330,9 @@ async def _nothing(_: Reading) -> None:
     return None
 
 
-def server_settings(limits: Limits, *, may_set_deadlock_timeout: bool, version: int) -> dict[str, str]:
+def server_settings(
+    limits: Limits, *, may_set_deadlock_timeout: bool, version: int, synchronous_commit: str
+) -> dict[str, str]:
     """Session settings sent with the connection, so that they cost no round trip."""
     settings = {
         "application_name": "asyncsched",
@@ -343,6 +345,9 @@ def server_settings(limits: Limits, *, may_set_deadlock_timeout: bool, version: 
     }
     if may_set_deadlock_timeout:
         settings["deadlock_timeout"] = f"{int(limits.deadlock * 1000)}"
+    if synchronous_commit == "off":
+        # what we promise is promised after COMMIT has returned: a claim or a result must not be lost with the server
+        settings["synchronous_commit"] = "on"
     if version >= 170000:
         settings["transaction_timeout"] = f"{int(limits.server_transaction * 1000)}"
     return settings
@@ -369,8 +374,10 @@ async def open_store(
     let us in; StoreUnavailable when it cannot be reached.
     """
     limits = limits or Limits()
-    version, may_set = await _inspect(bridge, dsn, limits)
-    settings = server_settings(limits, may_set_deadlock_timeout=may_set, version=version)
+    version, may_set, synchronous = await _inspect(bridge, dsn, limits)
+    settings = server_settings(
+        limits, may_set_deadlock_timeout=may_set, version=version, synchronous_commit=synchronous
+    )
 
     def engine(size: int, statement_seconds: float) -> AsyncEngine:
         made = create_async_engine(
@@ -425,7 +432,7 @@ async def _warm_up(engine: AsyncEngine, size: int) -> None:
             await connection.close()
 
 
-async def _inspect(bridge: Bridge, dsn: str, limits: Limits) -> tuple[int, bool]:
+async def _inspect(bridge: Bridge, dsn: str, limits: Limits) -> tuple[int, bool, str]:
     """Look at the server before any real connection: is it new enough, durable, writable; what may we set."""
 
     async def look() -> sa.Row[Any]:
@@ -440,6 +447,7 @@ async def _inspect(bridge: Bridge, dsn: str, limits: Limits) -> tuple[int, bool]
                             " current_setting('fsync') = 'on' AS durable,"
                             " pg_is_in_recovery() AS standby,"
                             " current_setting('is_superuser') = 'on' AS superuser,"
+                            " current_setting('synchronous_commit') AS synchronous_commit,"
                             " current_setting('deadlock_timeout') AS deadlock_timeout"
                         )
                     )
@@ -473,7 +481,7 @@ async def _inspect(bridge: Bridge, dsn: str, limits: Limits) -> tuple[int, bool]
             seen.deadlock_timeout,
             int(limits.lock * 1000),
         )
-    return int(seen.version), may_set
+    return int(seen.version), may_set, seen.synchronous_commit
 
 
 async def _may_set_deadlock_timeout(bridge: Bridge, dsn: str, limits: Limits) -> bool:
