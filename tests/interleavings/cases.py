@@ -246,6 +246,7 @@ def _cancel_runs(facts: Facts, daemon: Daemon, side: int) -> Shapes:
         "running": (running[::-1],),
         "one running": (running[:1],),
         "queued": (queued,),
+        "both": ((*queued, *running),),
         "ended": (ended[:1],),
         "no such run": ((10**9,),),
     }

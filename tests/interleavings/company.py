@@ -1,13 +1,15 @@
 """Plays schedules of several writers in a scene, and counts what it did."""
 
+import random
 from collections.abc import Sequence
 
 from attrs import define, field
 
 from tests.interleavings import cases, parameters
+from tests.interleavings.plans import random_plans
 from tests.interleavings.promises import check, drain
 from tests.interleavings.report import part
-from tests.interleavings.scenes import daemons, look
+from tests.interleavings.scenes import Facts, daemons, look
 from tests.interleavings.schedules import Schedule
 from tests.interleavings.theatre import Daemon, Theatre
 
@@ -22,11 +24,22 @@ class Company:
     theatre: Theatre
     name: str
     everybody: list[Daemon] = field(init=False)
+    fuzz: random.Random | None = None
+    """If given: draws plans for each writer, and an order of the rows in the heap."""
     stories: set[int] = field(factory=set)
     played: int = 0
 
     def __attrs_post_init__(self) -> None:
         self.everybody = daemons(self.theatre)
+
+    @property
+    def daemon(self) -> Daemon:
+        """The first one."""
+        return self.everybody[0]
+
+    def parts(self, facts: Facts) -> list[Part]:
+        """Every shape of every writer."""
+        return [(name, n) for name in cases.names() for n in range(len(cases.shapes_of(name, facts, self.daemon)))]
 
     async def play(self, scene: str, parts: Sequence[Part], schedule: Schedule, *, to_the_end: bool = False) -> int:
         """Play one schedule and check the promises; `to_the_end`: run everything to its end as well.
@@ -34,7 +47,7 @@ class Company:
         The second writer, and the third, are on the other side. Returns the first one's turns.
         """
         theatre, stage = self.theatre, self.theatre.stage
-        await theatre.reset(scene)
+        await theatre.reset(scene, shuffle=None if self.fuzz is None else self.fuzz.randrange(10**6))
         facts = await look(theatre)
         for daemon in self.everybody:
             daemon.pictures.clear()
@@ -47,7 +60,9 @@ class Company:
         blocked = stage.blocked
         for i, work in enumerate(works):
             store = self.everybody[min(i, 1)].store
-            actors.append(stage.start(f"{'ABC'[i]} {work}", store, work.call, stepped=work.stepped))
+            opening = "" if self.fuzz is None else random_plans(self.fuzz)
+            name = f"{'ABC'[i]} {work}"
+            actors.append(stage.start(name, store, work.call, stepped=work.stepped, opening=opening))
             await stage.settle()
         for turn in schedule:
             if actors[turn].parked is not None:

@@ -12,6 +12,8 @@ EXAMPLES = number("EXAMPLES", 300)
 """Full-stack examples."""
 STEPS = number("STEPS", 30)
 """Rules in one of them, at most."""
+SHRINK_SECONDS = number("SHRINK_SECONDS", 60)
+"""How long a failure is made shorter."""
 SEED = number("SEED", 20)
 """Of everything that is sampled."""
 EVERY_INTERLEAVING = number("EVERY_INTERLEAVING", 40)

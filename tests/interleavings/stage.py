@@ -68,11 +68,15 @@ class Actor:
     turns: int = 0
     statements: list[str] = field(factory=list)
     ledger: list[Acquisition] = field(factory=list)
+    opening: str = ""
+    """SQL that its transaction begins with: settings."""
     scope: trio.CancelScope = field(factory=trio.CancelScope)
     _turn: trio.Event = field(factory=trio.Event)
 
     async def before(self, transaction: Transaction, text: str) -> None:
         """On the asyncio side, before each statement."""
+        if self.opening and not self.turns:
+            await transaction._driver.execute(self.opening)
         self.pid = transaction._driver.get_server_pid()
         self.ledger = transaction.held.ledger
         LOCKDEP.declared(transaction)
@@ -135,9 +139,17 @@ class Stage:
         self._changed.set()
         self._changed = trio.Event()
 
-    def start(self, name: str, store: Store, body: Callable[[Store], Awaitable[Any]], *, stepped: bool = True) -> Actor:
+    def start(
+        self,
+        name: str,
+        store: Store,
+        body: Callable[[Store], Awaitable[Any]],
+        *,
+        stepped: bool = True,
+        opening: str = "",
+    ) -> Actor:
         """Begin `body` with a store that stops before each of its statements; if not `stepped`, before it begins."""
-        actor = Actor(name=name, stage=self)
+        actor = Actor(name=name, stage=self, opening=opening)
         self.actors.append(actor)
         self.story.append(f"{name} begins")
         self.nursery.start_soon(self._act, actor, evolve(store, stepper=actor), body, stepped)

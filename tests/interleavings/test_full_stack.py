@@ -13,6 +13,7 @@ import pytest
 import trio
 from hypothesis import HealthCheck, Phase, event, note, seed, settings, target
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import engine
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from tests.database import Server
@@ -200,8 +201,12 @@ async def explore(theatre: Theatre, *, examples: int, steps: int) -> None:
             derandomize=False,
             phases=[Phase.generate, Phase.target, Phase.shrink],
             suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
             print_blob=True,
         )
-        run_state_machine_as_test(seed(parameters.SEED)(machine(call, players)), settings=configured)
+        with pytest.MonkeyPatch.context() as patch:
+            # an example takes a fifth of a second: five minutes of shrinking are more than anybody waits for
+            patch.setattr(engine, "MAX_SHRINKING_SECONDS", parameters.SHRINK_SECONDS)
+            run_state_machine_as_test(seed(parameters.SEED)(machine(call, players)), settings=configured)
 
     await trio.to_thread.run_sync(run)

@@ -63,9 +63,7 @@ async def sampled(theatre: Theatre) -> None:
     await arrange(theatre, *SCENES)
     draw = random.Random(parameters.SEED)
     facts = await look(theatre)
-    parts = [
-        (name, n) for name in cases.names() for n in range(len(cases.shapes_of(name, facts, company.everybody[0])))
-    ]
+    parts = company.parts(facts)
     for size, many in ((2, parameters.VARIANT_PAIRS), (3, parameters.TRIPLES)):
         for _ in range(many):
             chosen = [draw.choice(parts) for _ in range(size)]
