@@ -13,6 +13,7 @@ pytestmark = pytest.mark.stress
 
 EXAMPLES = number("MODEL_EXAMPLES", 2_000)
 STEPS = 20
+BAD_STEPS = 40
 WITHIN = 500
 
 
@@ -62,10 +63,10 @@ def machine(makers, favourites=()):  # type: ignore[no-untyped-def]
     return Machine
 
 
-def play(kind, *, examples: int) -> Deadlock | None:  # type: ignore[no-untyped-def]
+def play(kind, *, examples: int, steps: int = STEPS) -> Deadlock | None:  # type: ignore[no-untyped-def]
     config = settings(
         max_examples=examples,
-        stateful_step_count=STEPS,
+        stateful_step_count=steps,
         deadline=None,
         database=None,
         phases=[Phase.generate],
@@ -97,7 +98,7 @@ def test_no_cycle_of_waits_among_production_writers() -> None:
 def test_a_known_bad_writer_is_found_in_the_model(name: str) -> None:
     bad = {f"{name} ({n})": maker for n, maker in enumerate(BAD[name])}
     kind = machine(production() | bad, favourites=[*bad, *partners(name)])
-    found = play(kind, examples=WITHIN)
+    found = play(kind, examples=WITHIN, steps=BAD_STEPS)
     assert found is not None, f"not found in {kind.played} examples"
     tell("model", f"{name}: found after {kind.played} examples")
 
