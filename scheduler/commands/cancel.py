@@ -4,10 +4,9 @@ from collections.abc import Collection
 
 from scheduler.commands.errors import CommandError
 from scheduler.model import Verdict
-from scheduler.procedures.verdict import REASONS, impose
-from scheduler.store import runs, tasks
+from scheduler.procedures.verdict import impose
+from scheduler.store import runs
 from scheduler.store.locks import Lock
-from scheduler.store.topics import Topic
 from scheduler.store.transaction import Store
 from scheduler.store.writer import Reading, Transaction, writer
 
@@ -19,14 +18,7 @@ async def cancel_runs(tx: Transaction, run_pks: Collection[int]) -> list[str]:
     seen = await runs.facts(tx, keys)
     queued = [key for key, row in seen.items() if row["state"] == "queued"]
     running = [key for key, row in seen.items() if row["state"] == "running"]
-    if queued:
-        await runs.fail_queued(tx, queued, Verdict.CANCELLED)
-        tx.announce(Topic.RUN_FINISHED)
-    if running:
-        await impose(tx, running, Verdict.CANCELLED)
-    elif queued:
-        instances = await tx.lock(tasks.LOCK_UNFINISHED, runs=sorted(queued))
-        await tasks.skip(tx, instances, reason=REASONS[Verdict.CANCELLED])
+    await impose(tx, running, Verdict.CANCELLED, queued=queued)
     return [row["state"] for row in seen.values()]
 
 

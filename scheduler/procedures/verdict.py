@@ -1,6 +1,6 @@
-"""Impose a verdict on running runs: skip what has no running attempt, ask for the end of what has.
+"""Impose a verdict on runs: skip what has no running attempt, ask for the end of what has.
 
-Called under the runs' locks; takes the locks of their unfinished instances. The runs themselves end when their
+Called under the runs' locks; takes the locks of their unfinished instances. Running runs end when their
 last attempt has: schedule_tasks sees to that.
 """
 
@@ -15,15 +15,18 @@ from scheduler.store.writer import Transaction
 REASONS = {Verdict.CANCELLED: "the run was cancelled", Verdict.TIMEOUT: "the run was out of time"}
 
 
-async def impose(tx: Transaction, run_pks: Collection[int], verdict: Verdict) -> None:
-    """Set the verdict on these held, running runs and apply it to their instances."""
-    if not run_pks:
-        return
-    await runs.impose(tx, run_pks, verdict)
-    keys = await tx.lock(tasks.LOCK_UNFINISHED, runs=sorted(run_pks))
-    seen = await tasks.states_of(tx, keys)
-    running = [row["id"] for row in seen if row["state"] == TaskState.RUNNING]
-    await tasks.skip(tx, set(keys) - set(running), reason=REASONS[verdict])
-    await tasks.request_cancel(tx, running, reason=REASONS[verdict])
-    await events.append(tx, [(run_pk, None, EventKind.RUN, tx.now) for run_pk in sorted(run_pks)])
-    tx.announce(Topic.CANCEL_REQUESTED, Topic.SLOT_FREED)
+async def impose(tx: Transaction, running: Collection[int], verdict: Verdict, *, queued: Collection[int] = ()) -> None:
+    """Set the verdict on these held, running runs and apply it to their instances; `queued` ones end at once."""
+    if queued:
+        await runs.fail_queued(tx, queued, verdict)
+        tx.announce(Topic.RUN_FINISHED)
+    if running:
+        await runs.impose(tx, running, verdict)
+        tx.announce(Topic.CANCEL_REQUESTED, Topic.SLOT_FREED)
+    if running or queued:
+        keys = await tx.lock(tasks.LOCK_UNFINISHED, runs=sorted([*running, *queued]))
+        seen = await tasks.states_of(tx, keys)
+        active = [row["id"] for row in seen if row["state"] == TaskState.RUNNING]
+        await tasks.skip(tx, set(keys) - set(active), reason=REASONS[verdict])
+        await tasks.request_cancel(tx, active, reason=REASONS[verdict])
+        await events.append(tx, [(run_pk, None, EventKind.RUN, tx.now) for run_pk in sorted(running)])
