@@ -250,9 +250,8 @@ async def halts(theatre: Theatre) -> None:
 
     async def main(controller: Monitor, _: Monitor) -> None:
         for name, visit in draw.choices(places, k=parameters.HALTS):
-            locks_too = [
-                one for one, made in WRITERS.items() if one in cases.CASES and made.allowed & WRITERS[name].allowed
-            ]
+            mine = WRITERS[name].allowed
+            meeting = [one for one in cases.CASES if WRITERS[one].allowed & mine]
             await theatre.reset("rich", shuffle=draw.randrange(10**6))
             facts = await look(theatre)
             for daemon in company.everybody:
