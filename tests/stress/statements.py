@@ -1,0 +1,303 @@
+"""Mutants of our SQL, judged where production runs it.
+
+While ordinary tests of routines run, each statement that a transaction locks or writes with is also tried in
+mutated forms, on the rows and with the arguments of that moment: locking statements by rivals on connections of
+their own, writes in a savepoint of the transaction itself. A mutant is killed when a check tells it from the
+original. The original must pass every check, each time.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import asyncpg
+from attrs import define, field
+
+from scheduler.store.locks import Lock, LockStatement, Mode, Wait
+from scheduler.store.statements import compiled
+from scheduler.store.writer import Transaction
+
+MOVED = {
+    Lock.SEAT: "hostname",
+    Lock.DAG_FILE: "path",
+    Lock.DAG: "file",
+    Lock.DAG_RUN: "run_id",
+    Lock.POOL: "name",
+    Lock.TASK_INSTANCE: "task_id",
+}
+"""A column of each table that is written with its own value, to move a row to the end of the heap."""
+
+CLAUSE = re.compile(r"\s+FOR (NO KEY )?UPDATE OF \w+( SKIP LOCKED)?")
+ORDER = re.compile(r"\s+ORDER BY [\w.]+(?=\s)")
+SCANS = (
+    "as it likes",
+    "SET LOCAL enable_indexscan = off; SET LOCAL enable_bitmapscan = off",
+    "SET LOCAL enable_seqscan = off",
+)
+
+CONTENTS = (
+    "SELECT md5(string_agg(c, '|')) FROM ("
+    + " UNION ALL ".join(
+        f"SELECT string_agg(t::text, '|' ORDER BY t::text) AS c FROM {table} t"
+        for table in ("seat", "dag_file", "dag", "dag_run", "pool", "task_instance", "attempt", "xcom")
+    )
+    + ") AS tables"
+)
+"""A digest of all rows that are written under locks."""
+
+
+def short(text: str) -> str:
+    """A statement in one line."""
+    return " ".join(text.split())
+
+
+def lock_mutants(text: str) -> dict[str, str]:
+    """Forms of a locking statement that break the law, by what was done."""
+    made = {"ORDER BY dropped": ORDER.sub(" ", text), "locking clause dropped": CLAUSE.sub("", text)}
+    made["stronger or weaker mode"] = (
+        text.replace("FOR NO KEY UPDATE", "FOR UPDATE")
+        if "NO KEY" in text
+        else text.replace("FOR UPDATE", "FOR NO KEY UPDATE")
+    )
+    if "SKIP LOCKED" in text:
+        made["SKIP LOCKED dropped"] = text.replace(" SKIP LOCKED", "")
+    else:
+        made["SKIP LOCKED added"] = f"{text} SKIP LOCKED"
+    for what, mutant in made.items():
+        assert mutant != text, f"{what}: {text}"
+    return made
+
+
+def conjuncts(text: str) -> Iterator[tuple[str, str]]:
+    """(a condition, the statement without it) for each condition of each WHERE; those joined by OR count as one."""
+    for match in re.finditer(r"\bWHERE\s", text):
+        start, depth, at = match.end(), 0, match.end()
+        cuts = [start]
+        while at < len(text):
+            char = text[at]
+            depth += (char == "(") - (char == ")")
+            if depth < 0 or (
+                depth == 0 and re.match(r"\s(RETURNING|ORDER BY|LIMIT|FOR|GROUP BY|UNION|ON CONFLICT)\b", text[at:])
+            ):
+                break
+            if depth == 0 and text[at : at + 5] == " AND ":
+                cuts += [at, at + 5]
+                at += 4
+            at += 1
+        cuts.append(at)
+        parts = [text[a:b] for a, b in zip(cuts[::2], cuts[1::2], strict=True)]
+        for n, part in enumerate(parts):
+            rest = parts[:n] + parts[n + 1 :]
+            yield short(part), text[: match.start()] + (f"WHERE {' AND '.join(rest)}" if rest else "") + text[at:]
+
+
+def write_mutants(text: str) -> dict[str, str]:
+    """Forms of a writing statement without one of its conditions."""
+    return {f"without {part}": mutant for part, mutant in conjuncts(text)}
+
+
+@define(eq=False)
+class Verdicts:
+    """What became of each mutant, over all executions."""
+
+    killed: dict[tuple[str, str], str] = field(factory=dict)
+    """(statement, what was done) -> what told them apart."""
+    alive: dict[tuple[str, str], int] = field(factory=dict)
+    """(statement, what was done) -> in how many executions nothing did."""
+    checked: int = 0
+    """How often an original passed the checks."""
+
+    def note(self, text: str, what: str, problem: str | None) -> None:
+        key = short(text), what
+        if problem is not None:
+            self.killed[key] = problem
+            self.alive.pop(key, None)
+        elif key not in self.killed:
+            self.alive[key] = self.alive.get(key, 0) + 1
+
+
+@define(eq=False)
+class Inspector:
+    """See the module. Put between the writers and their transactions by `inspecting`."""
+
+    dsn: str
+    verdicts: Verdicts = field(factory=Verdicts)
+    _busy: bool = False
+
+    @asynccontextmanager
+    async def _rivals(self, count: int):  # type: ignore[no-untyped-def]
+        made = [await asyncpg.connect(self.dsn.replace("+asyncpg", ""), statement_cache_size=0) for _ in range(count)]
+        for one in made:
+            await one.set_type_codec("uuid", schema="pg_catalog", encoder=str, decoder=str, format="text")
+            await one.execute("SET lock_timeout = '50ms'; SET deadlock_timeout = '10s'")
+        try:
+            yield made
+        finally:
+            for one in made:
+                await one.close()
+
+    async def lock(self, tx: Transaction, statement: LockStatement, params: dict[str, Any]) -> None:
+        """Judge a locking statement that is about to be run."""
+        made = compiled(statement.select)
+        text, arguments = made.text, made.arguments(params)
+        todo = {
+            what: mutant
+            for what, mutant in lock_mutants(text).items()
+            if (short(text), what) not in self.verdicts.killed
+        }
+        if not todo:
+            return
+        async with self._rivals(3) as rivals:
+            problem = await self._lock_problem(rivals, statement, text, arguments)
+            assert problem in (None, ""), f"{tx.name}: {problem}: {short(text)}"
+            if problem is None:
+                self.verdicts.checked += 1
+                for what, mutant in todo.items():
+                    self.verdicts.note(
+                        text, what, await self._lock_problem(rivals, statement, mutant, arguments) or None
+                    )
+
+    async def _lock_problem(
+        self, rivals: Sequence[Any], statement: LockStatement, text: str, arguments: list[Any]
+    ) -> str | None:
+        """What is wrong with it; None: nothing; "": it locked nothing, so nothing can be said."""
+        first, second, third = rivals
+        table, column = statement.lock.table.name, MOVED[statement.lock]
+        for key in [row["id"] for row in await third.fetch(f"SELECT id FROM {table} ORDER BY id DESC")]:
+            try:
+                await third.execute(f"UPDATE {table} SET {column} = {column} WHERE id = {key}")
+            except asyncpg.LockNotAvailableError:
+                continue
+        try:
+            for plan in SCANS:
+                await first.execute("BEGIN" if plan == SCANS[0] else f"BEGIN; {plan}")
+                keys = [row["id"] for row in await first.fetch(text, *arguments)]
+                if not keys:
+                    return ""
+                if keys != sorted(keys):
+                    return f"not in order: {keys}"
+                if await self._free(second, table, keys, "NO KEY UPDATE"):
+                    return "rows returned and not locked"
+                shared = await self._free(second, table, keys, "KEY SHARE")
+                if statement.mode is Mode.NO_KEY_UPDATE and len(shared) != len(keys):
+                    return "locked more strongly than declared"
+                if statement.mode is Mode.UPDATE and shared:
+                    return "locked more weakly than declared"
+                try:
+                    others = await second.fetch(text, *arguments)
+                except asyncpg.LockNotAvailableError:
+                    if statement.wait is Wait.SKIP:
+                        return "waits, though declared to skip"
+                else:
+                    if statement.wait is Wait.WAIT:
+                        return f"does not wait: returns {len(others)} rows"
+                await first.execute("ROLLBACK")
+            return None
+        finally:
+            if first.is_in_transaction():
+                await first.execute("ROLLBACK")
+
+    async def _free(self, rival: Any, table: str, keys: list[int], mode: str) -> list[int]:
+        rows = await rival.fetch(f"SELECT id FROM {table} WHERE id = ANY($1::bigint[]) FOR {mode} SKIP LOCKED", keys)
+        return [row["id"] for row in rows]
+
+    async def write(self, tx: Transaction, lock: Lock, keys: Sequence[int], text: str, arguments: list[Any]) -> None:
+        """Judge a writing statement that is about to be run on these rows."""
+        todo = {
+            what: mutant
+            for what, mutant in write_mutants(text).items()
+            if (short(text), what) not in self.verdicts.killed
+        }
+        if not todo:
+            return
+        self.verdicts.checked += 1
+        driver = tx._driver
+        original = await self._effect(driver, text, arguments)
+        assert original[0] == len(keys), f"{tx.name}: {short(text)} touches {original}"
+        for what, mutant in list(todo.items()):
+            if await self._effect(driver, mutant, arguments) != original:
+                self.verdicts.note(text, what, "another effect")
+                del todo[what]
+        for disturbance in disturbances(lock, keys):
+            if not todo:
+                return
+            fenced = await self._effect(driver, text, arguments, after=disturbance)
+            for what, mutant in list(todo.items()):
+                if await self._effect(driver, mutant, arguments, after=disturbance) != fenced:
+                    self.verdicts.note(text, what, f"not fenced against: {disturbance}")
+                    del todo[what]
+        for what in todo:
+            self.verdicts.note(text, what, None)
+
+    async def _effect(self, driver: Any, text: str, arguments: list[Any], *, after: str = "") -> tuple[Any, ...]:
+        """How many rows it writes and what all tables hold then, or the SQLSTATE; undone."""
+        await driver.execute("SAVEPOINT judging")
+        try:
+            if after:
+                await driver.execute(after)
+            if text.startswith("WITH"):
+                touched = int((await driver.fetchrow(text, *arguments))["touched"])
+            else:
+                touched = int((await driver.execute(text, *arguments)).rsplit(" ", 1)[-1])
+            return touched, await driver.fetchval(CONTENTS)
+        except asyncpg.PostgresError as error:
+            return (str(error.sqlstate),)
+        except asyncpg.InterfaceError:
+            return ("a parameter is not used any more",)
+        finally:
+            await driver.execute("ROLLBACK TO SAVEPOINT judging")
+
+
+TASK_STATES = ("none", "scheduled", "queued", "running", "success", "failed", "skipped", "up_for_retry")
+RUN_STATES = ("queued", "running", "success", "failed")
+
+
+def disturbances(lock: Lock, keys: Sequence[int]) -> list[str]:
+    """Ways in which rows may turn out to be other than a writer believes."""
+    which = f"WHERE id IN ({', '.join(map(str, keys))})"
+    if lock is Lock.TASK_INSTANCE:
+        made = [
+            f"UPDATE task_instance SET state = '{state}', token ="
+            f" {'coalesce(token, gen_random_uuid())' if state in ('queued', 'running') else 'NULL'} {which}"
+            for state in TASK_STATES
+        ]
+        made.append(f"UPDATE task_instance SET token = gen_random_uuid() {which} AND token IS NOT NULL")
+        of = f"WHERE ti_id IN ({', '.join(map(str, keys))})"
+        return [
+            *made,
+            *(f"UPDATE attempt SET state = '{state}' {of}" for state in ("queued", "running", "success", "lost")),
+        ]
+    if lock is Lock.DAG_RUN:
+        return [
+            f"UPDATE dag_run SET state = '{state}',"
+            f" end_date = {'now()' if state in ('success', 'failed') else 'NULL'} {which}"
+            for state in RUN_STATES
+        ]
+    return []
+
+
+@contextmanager
+def inspecting(inspector: Inspector) -> Iterator[None]:
+    """Every lock and write of every transaction passes the inspector first."""
+    lock, write, both = Transaction.lock, Transaction.write, Transaction.write_with_satellites
+
+    async def inspected_lock(self: Transaction, statement: LockStatement, **params: Any) -> list[int]:
+        await inspector.lock(self, statement, params)
+        return await lock(self, statement, **params)
+
+    def inspected(original: Any) -> Any:
+        async def through(self: Transaction, one: Lock, keys: Any, statement: Any, params: Any = None) -> None:
+            made = compiled(statement, keep=params is not None)
+            if keys:
+                await inspector.write(self, one, sorted(keys), made.text, made.arguments(params))
+            await original(self, one, keys, statement, params)
+
+        return through
+
+    patched: Any = Transaction
+    patched.lock, patched.write, patched.write_with_satellites = inspected_lock, inspected(write), inspected(both)
+    try:
+        yield
+    finally:
+        patched.lock, patched.write, patched.write_with_satellites = lock, write, both

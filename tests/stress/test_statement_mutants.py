@@ -1,0 +1,80 @@
+"""Each locking and each writing statement, in mutated forms: all told from the original, or excused in writing."""
+
+import inspect
+import sys
+from collections.abc import Callable, Coroutine
+from types import ModuleType
+from typing import Any
+
+import pytest
+import trio
+
+from scheduler.store.locks import LockStatement
+from scheduler.store.statements import compiled
+from tests.database import Server
+from tests.store.test_locking_law import load_writers
+from tests.stress import lives
+from tests.stress.report import tell
+from tests.stress.statements import Inspector, Verdicts, inspecting, short
+
+pytestmark = pytest.mark.stress
+
+EXCUSED: dict[tuple[str, str], str] = {
+    ("WHERE dag.dag_id = $1::VARCHAR ORDER BY", "ORDER BY dropped"): "dag_id is unique: one row at most",
+    ("WHERE pool.name = ANY ($1::TEXT[]) ORDER BY pool.id FOR UPDATE", "ORDER BY dropped"): "is given one name only",
+    ("UPDATE task_instance ti SET state = v.state, token = NULL", "without ti.state IN"): (
+        "the schema allows a token exactly while an instance is queued or running, and the token is compared"
+    ),
+}
+"""(part of the statement, part of what was done) -> why nothing can tell the mutant from the original."""
+
+
+def every_locking_statement() -> dict[str, str]:
+    """The text of each in the code base, by where it stands."""
+    load_writers()
+    return {
+        f"{name}.{attribute}": short(compiled(value.select).text)
+        for name, module in list(sys.modules.items())
+        if name.startswith("scheduler.")
+        for attribute, value in vars(module).items()
+        if isinstance(value, LockStatement)
+    }
+
+
+def lives_in(module: ModuleType) -> list[Callable[[str], Coroutine[Any, Any, None]]]:
+    """Its async tests that need a database and nothing else."""
+    return [
+        one
+        for name, one in vars(module).items()
+        if name.startswith("test_")
+        and inspect.iscoroutinefunction(one)
+        and list(inspect.signature(one).parameters) == ["dsn"]
+    ]
+
+
+def test_every_mutant_of_a_statement_is_killed_or_excused(server: Server) -> None:
+    verdicts = Verdicts()
+    for test in lives_in(lives):
+        with server.database() as dsn:
+
+            async def life(test=test, dsn=dsn) -> None:  # type: ignore[no-untyped-def]
+                with trio.fail_after(120), inspecting(Inspector(dsn, verdicts)):
+                    await test(dsn)
+
+            trio.run(life)
+    survivors = {key: times for key, times in verdicts.alive.items() if not excuse(*key)}
+    tell(
+        "mutants",
+        f"of statements: {len(verdicts.killed)} killed, {len(verdicts.alive) - len(survivors)} excused, "
+        f"{len(survivors)} survive; originals passed {verdicts.checked} inspections",
+    )
+    for (text, what), times in verdicts.alive.items():
+        print(f"{what} ({times} times): {text}\n")
+    assert not survivors
+    judged = {text for text, _ in [*verdicts.killed, *verdicts.alive]}
+    missing = [where for where, text in every_locking_statement().items() if text not in judged]
+    assert not missing, "these locking statements were never run: give them a life in lives.py"
+
+
+def excuse(text: str, what: str) -> str | None:
+    return next((why for (part, done), why in EXCUSED.items() if part in text and done in what), None)
