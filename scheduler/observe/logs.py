@@ -140,7 +140,7 @@ def configure(*, verbose: bool, stream: TextIO | None = None) -> None:
 def _formatter(stream: TextIO) -> logging.Formatter:
     if _is_journal(stream):
         return JournalFormatter()
-    if stream.isatty() or os.environ.get("CLICOLOR_FORCE"):
+    if stream.isatty():
         return TerminalFormatter(colours=not os.environ.get("NO_COLOR"))
     return JsonFormatter()
 

@@ -45,6 +45,8 @@ class CommandLine:
         """Run a command in this process, its output not a terminal: much cheaper than a process each."""
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
         with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CLICOLOR_FORCE", "")  # what --color does to the environment ends with this command
+            patch.setenv("NO_COLOR", "")
             for name in set(os.environ) - set(kept := self.environment(variables)):
                 patch.delenv(name)
             for name, value in kept.items():
