@@ -116,6 +116,8 @@ async def test_workers_die_together_and_seats_are_cleared_away(dsn: str) -> None
         for _ in range(2):
             mine = Seat(uuid=world.daemon, kind="daemon", hostname="h", pid=1, home=f"/{world.daemon}")
             await world.store.transact(seats.take_seat, mine)
+            alive = "SELECT 1 FROM seat WHERE uuid = CAST(:daemon AS uuid) AND lease_until > clock_timestamp()"
+            assert await world.rows(alive, daemon=world.daemon), "a daemon that sits down again is alive"
             await world.store.transact(seats.take_seat, evolve(mine, uuid=str(uuid.uuid4())))
         await seats.beat(world.store, world.daemon)
         world.later(days=3)
