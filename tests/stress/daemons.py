@@ -1,0 +1,212 @@
+"""Daemons with all the production routines under the production supervisor, on an executor that runs nothing.
+
+It starts what it is given and reports an end at once, so that the database is all there is to wait for.
+"""
+
+import random
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import trio
+from attrs import define, field
+
+from nurseries.bridge import Bridge
+from nurseries.clock import SystemClock
+from nurseries.gate import Gate
+from nurseries.routine import Progress
+from nurseries.supervisor import Supervisor
+from nurseries.switchboard import Switchboard
+from scheduler.commands import Commands
+from scheduler.executors.base import Topics, WorkerInfo
+from scheduler.executors.inbox import Inbox
+from scheduler.loading.sources import PinnedSources
+from scheduler.model import Outcome, OutcomeKind, StartAnswer, StartRequest, Workload
+from scheduler.procedures.dispatch import Dispatch
+from scheduler.procedures.pictures import Pictures
+from scheduler.procedures.placement import Place
+from scheduler.routines.cancel_attempts import CancelAttempts
+from scheduler.routines.create_runs import CreateRuns
+from scheduler.routines.enqueue_tasks import EnqueueTasks
+from scheduler.routines.heartbeat import Heartbeat
+from scheduler.routines.record_outcomes import RecordOutcomes
+from scheduler.routines.rescue import Rescue
+from scheduler.routines.schedule_tasks import ScheduleTasks
+from scheduler.routines.start_attempts import StartAttempts
+from scheduler.routines.start_runs import StartRuns
+from scheduler.routines.time_out_runs import TimeOutRuns
+from scheduler.store import seats
+from scheduler.store.documents import Graphs
+from scheduler.store.errors import Conflict
+from scheduler.store.locks import Wait
+from scheduler.store.seats import Seat
+from scheduler.store.transaction import Store, open_store
+from scheduler.store.writer import Transaction
+
+TOPICS = Topics()
+ENDS = [OutcomeKind.SUCCESS] * 90 + [OutcomeKind.FAILED] * 6 + [OutcomeKind.LOST] * 2 + [OutcomeKind.SKIPPED] * 2
+
+
+@define(eq=False)
+class InstantExecutor:
+    """Every accepted attempt ends at once, mostly well."""
+
+    switchboard: Switchboard
+    slots: int = 64
+    seed: int = 0
+    starts: Inbox[StartRequest] = field(factory=Inbox)
+    outcomes: Inbox[Outcome] = field(factory=Inbox)
+    ended: int = 0
+    worker: str = field(factory=lambda: str(uuid.uuid4()))
+    _given: set[str] = field(factory=set)
+    _random: random.Random = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._random = random.Random(self.seed)
+
+    def free_slots(self) -> int:
+        return self.slots - len(self._given)
+
+    def submit(self, workloads: Sequence[Workload]) -> None:
+        for one in workloads:
+            self._given.add(one.token)
+            self.starts.put(StartRequest(token=one.token, worker_id=self.worker, pid=1, hostname="h"))
+        self.switchboard.poke(TOPICS.start_requested)
+
+    def answer(self, answers: Sequence[StartAnswer]) -> None:
+        for one in answers:
+            if one.accepted:
+                kind = self._random.choice(ENDS)
+                result = "1" if kind is OutcomeKind.SUCCESS else None
+                self.outcomes.put(Outcome(token=one.token, kind=kind, result=result))
+            else:
+                self._given.discard(one.token)
+        self.switchboard.poke(TOPICS.outcome_reported, TOPICS.slot_freed)
+
+    def acknowledge(self, tokens: Iterable[str]) -> None:
+        for token in tokens:
+            self.ended += token in self._given
+            self._given.discard(token)
+
+    def cancel(self, token: str, reason: str) -> None:
+        if token in self._given:
+            self.outcomes.put(Outcome(token=token, kind=OutcomeKind.FAILED, reason="cancelled"))
+            self.switchboard.poke(TOPICS.outcome_reported)
+
+    def warm(self, files: Iterable[tuple[str, str, str]]) -> None:
+        """Nothing to warm."""
+
+    def workers(self) -> list[WorkerInfo]:
+        me = WorkerInfo(
+            worker_id=self.worker,
+            pid=1,
+            hostname="h",
+            slots=self.slots,
+            running=tuple(self._given),
+            last_heard=SystemClock().monotonic(),
+            draining=False,
+        )
+        return [me]
+
+
+@define(eq=False)
+class Ledger:
+    """The orders in which transactions took their locks: one graph over all of them, checked at every commit."""
+
+    edges: dict[tuple[str, str], str] = field(factory=dict)
+    """(held, then waited for) -> the writer that did it first."""
+    commits: Counter[str] = field(factory=Counter)
+    rows: int = 0
+
+    async def before(self, transaction: Transaction, text: str) -> None:
+        """Nothing: it is the order that was that counts."""
+
+    async def after(self, transaction: Transaction, text: str) -> None:
+        if text != "COMMIT":
+            return
+        self.commits[transaction.name] += 1
+        held: list[str] = []
+        for one in transaction.held.ledger:
+            place = f"{one.lock.name}{' values' if one.inserted else ''}"
+            if one.wait is Wait.WAIT:
+                self.edges.update(
+                    {(before, place): transaction.name for before in held if (before, place) not in self.edges}
+                )
+            if not one.inserted:
+                assert list(one.keys) == sorted(one.keys), f"{transaction.name}: {place} not in key order"
+            self.rows += len(one.keys)
+            if one.keys:
+                held.append(place)
+
+    def check(self) -> None:
+        """Raises graphlib.CycleError."""
+        graph: dict[str, set[str]] = {}
+        for before, after in self.edges:
+            graph.setdefault(after, set()).add(before)
+        TopologicalSorter(graph).prepare()
+
+
+@define(eq=False)
+class Steps:
+    """An instrument that counts the steps of routines, and what they failed with."""
+
+    ended: int = 0
+    failures: Counter[str] = field(factory=Counter)
+
+    def step_started(self, name: str) -> None:
+        """Nothing."""
+
+    def step_ended(self, name: str, *, seconds: float, progress: Progress | None, error: BaseException | None) -> None:
+        self.ended += 1
+        if isinstance(error, Conflict):
+            self.failures[error.sqlstate] += 1
+        elif isinstance(error, Exception):
+            self.failures[type(error).__name__] += 1
+
+
+@define(eq=False)
+class Daemon:
+    """One of several over a database."""
+
+    store: Store
+    executor: InstantExecutor
+    commands: Commands
+    steps: Steps
+    seat: Seat
+
+
+@asynccontextmanager
+async def open_daemon(
+    bridge: Bridge, dsn: str, folder: Path, *, ledger: Ledger, number: int, connections: int = 5
+) -> AsyncIterator[Daemon]:
+    """A running daemon, without the routines that read files or start processes."""
+    switchboard, graphs, clock = Switchboard(), Graphs(), SystemClock()
+    async with open_store(bridge, dsn, connections=connections, reserved=2, poke=switchboard.poke) as store:
+        store.stepper = ledger
+        executor = InstantExecutor(switchboard, seed=number)
+        seat = Seat(uuid=str(uuid.uuid4()), kind="daemon", hostname="h", pid=number, home=f"/daemon-{number}")
+        await store.transact(seats.take_seat, seat)
+        sources = PinnedSources(folder)
+        place = Place(daemon=seat.uuid, logs=folder, source_path=sources.path, dags_dir=folder)
+        dispatch = Dispatch(store=store, executor=executor, place=place, sources=sources)
+        pictures, steps = Pictures(), Steps()
+        routines = [
+            CreateRuns(store=store, graphs=graphs),
+            StartRuns(store=store, graphs=graphs),
+            ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
+            EnqueueTasks(store=store, graphs=graphs, dispatch=dispatch),
+            StartAttempts(store=store, graphs=graphs, executor=executor),
+            RecordOutcomes(store=store, graphs=graphs, pictures=pictures, executor=executor, dispatch=dispatch),
+            CancelAttempts(store=store, executor=executor),
+            TimeOutRuns(store=store),
+            Rescue(store=store, graphs=graphs, clock=clock),
+            Heartbeat(store=store, executor=executor, clock=clock, seat=seat),
+        ]
+        supervisor = Supervisor(routines, switchboard=switchboard, gate=Gate(store.probe), instrument=steps)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(supervisor.run)
+            yield Daemon(store, executor, Commands(graphs=graphs), steps, seat)
+            nursery.cancel_scope.cancel()
