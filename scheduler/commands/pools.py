@@ -25,7 +25,7 @@ async def delete_pool(store: Store, *, name: str) -> None:
     if needed is None:
         raise CommandError("not_found", f"There is no pool {name!r}. `asyncsched pools list` shows them all.")
     if needed:
-        raise CommandError("conflict", f"Pool {name!r} is needed by {needed} scheduled or running tasks.")
+        raise CommandError("conflict", f"Pool {name!r} is needed by {needed} tasks that have not ended.")
 
 
 async def set_parallelism(store: Store, *, slots: int) -> None:

@@ -57,13 +57,14 @@ async def write_pool(tx: Transaction, name: str, slots: int, description: str | 
 
 
 _WAITING = sa.text(
-    "SELECT count(*) AS n FROM task_instance WHERE pool = :name AND state IN ('scheduled', 'queued', 'running')"
+    "SELECT count(*) AS n FROM task_instance ti JOIN dag_run r ON r.id = ti.run_pk AND r.state IN ('queued', 'running')"
+    " WHERE ti.pool = :name AND ti.state IN ('none', 'scheduled', 'queued', 'running', 'up_for_retry')"
 )
 
 
 @writer(Lock.POOL, mode=Mode.UPDATE)
 async def drop_pool(tx: Transaction, name: str) -> int | None:
-    """Delete a pool; None: no such pool. Returns how many tasks still need it, and then deletes nothing."""
+    """Delete a pool; None: no such pool. Returns how many unfinished tasks need it, and then deletes nothing."""
     keys = await tx.lock(LOCK_FOR_DELETION, names=[name])
     if not keys:
         return None

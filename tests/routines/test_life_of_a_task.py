@@ -183,6 +183,22 @@ async def test_an_unknown_pool_admits_nothing_until_it_exists(dsn: str) -> None:
         assert [one.task_id for one in await world.admit()] == ["a"]
 
 
+async def test_a_pool_is_deleted_only_when_no_unfinished_task_needs_it(dsn: str) -> None:
+    async with open_world(dsn) as world:
+        await world.commands.set_pool(world.store, name="p", slots=1, description=None)
+        tasks = (Task(task_id="a"), Task(task_id="b", upstream=("a",), pool="p"))
+        await world.put(Dag(dag_id="d", schedule=NEVER, tasks=tasks))
+        run = await world.trigger("d")
+        with pytest.raises(CommandError, match="needed by 1 tasks"):
+            await world.commands.delete_pool(world.store, name="p")
+        await world.round()
+        await world.round()
+        assert await world.run_state(run) == "success"
+        await world.commands.delete_pool(world.store, name="p")
+        with pytest.raises(CommandError, match="no pool"):
+            await world.commands.delete_pool(world.store, name="p")
+
+
 async def test_priority_decides_who_is_admitted_first(dsn: str) -> None:
     async with open_world(dsn) as world:
         tasks = tuple(Task(task_id=f"t{i}", priority_weight=i) for i in range(5))
