@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,17 @@ def frozen(server: Server) -> Iterator[None]:
     pid = postmaster(server)
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     everybody = [pid, *map(int, children)]
-    for one in everybody:
-        os.kill(one, signal.SIGSTOP)
+    _send(signal.SIGSTOP, everybody)
     try:
         yield
     finally:
-        for one in everybody:
-            os.kill(one, signal.SIGCONT)
+        _send(signal.SIGCONT, everybody)
+
+
+def _send(number: signal.Signals, processes: list[int]) -> None:
+    for one in processes:
+        with suppress(ProcessLookupError):  # the backend of a client that has just left
+            os.kill(one, number)
 
 
 def restart_immediately(server: Server) -> None:
