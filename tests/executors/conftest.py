@@ -1,6 +1,5 @@
 """Async tests here run under trio; a desk plays the daemon; and no process may be left behind."""
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,6 @@ import trio
 
 from scheduler.model import Outcome, Workload
 from tests.executors.desk import LIMIT_S, OpenDesk, gone, open_a_desk, survivors
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run an async test function under trio."""
-    if not inspect.iscoroutinefunction(pyfuncitem.obj):
-        return None
-    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-
-    async def main() -> None:
-        with trio.fail_after(LIMIT_S):
-            await pyfuncitem.obj(**arguments)
-
-    trio.run(main)
-    return True
 
 
 @pytest.fixture
