@@ -26,7 +26,9 @@ async def impose(tx: Transaction, running: Collection[int], verdict: Verdict, *,
     if running or queued:
         keys = await tx.lock(tasks.LOCK_UNFINISHED, runs=sorted([*running, *queued]))
         seen = await tasks.states_of(tx, keys)
-        active = [row["id"] for row in seen if row["state"] == TaskState.RUNNING]
-        await tasks.skip(tx, set(keys) - set(active), reason=REASONS[verdict])
+        active = {row["id"]: row["token"] for row in seen if row["state"] == TaskState.RUNNING}
+        await tasks.skip(
+            tx, {row["id"]: row["token"] for row in seen if row["id"] not in active}, reason=REASONS[verdict]
+        )
         await tasks.request_cancel(tx, active, reason=REASONS[verdict])
         await events.append(tx, [(run_pk, None, EventKind.RUN, tx.now) for run_pk in sorted(running)])

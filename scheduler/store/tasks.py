@@ -318,16 +318,17 @@ async def end(tx: Transaction, ends: Sequence[End]) -> None:
 
 _LIVE_OF_RUNS = sa.text("SELECT ti.id, ti.run_pk, ti.state, ti.token FROM task_instance ti WHERE ti.id = ANY(:keys)")
 _SKIP = sa.text(
-    "UPDATE task_instance SET state = 'skipped', token = NULL, retry_at = NULL, end_date = :now"
-    " WHERE id = ANY(:keys) AND state <> 'running'"
-)
-_REVOKE = sa.text(
-    "UPDATE attempt SET state = 'revoked', ended_at = :now, reason = 'cancelled', message = :reason"
-    " WHERE ti_id = ANY(:keys) AND state = 'queued'"
+    "WITH v AS MATERIALIZED (SELECT * FROM unnest(CAST(:keys AS bigint[]), CAST(:tokens AS uuid[])) AS v(id, token)),"
+    " ti AS (UPDATE task_instance ti SET state = 'skipped', token = NULL, retry_at = NULL, end_date = :now FROM v"
+    " WHERE ti.id = v.id AND ti.token IS NOT DISTINCT FROM v.token AND ti.state = ANY(:skippable) RETURNING 1),"
+    " a AS (UPDATE attempt a SET state = 'revoked', ended_at = :now, reason = 'cancelled', message = :reason FROM v"
+    " WHERE a.token = v.token AND a.state = 'queued')"
+    " SELECT count(*) AS touched FROM ti"
 )
 _REQUEST_CANCEL = sa.text(
     "UPDATE attempt SET cancel_requested_at = coalesce(cancel_requested_at, :now),"
-    " cancel_reason = coalesce(cancel_reason, :reason) WHERE ti_id = ANY(:keys) AND state = 'running'"
+    " cancel_reason = coalesce(cancel_reason, :reason)"
+    " WHERE token = ANY(CAST(:tokens AS uuid[])) AND state = 'running'"
 )
 
 
@@ -336,19 +337,30 @@ async def states_of(tx: Reading, keys: Collection[int]) -> Sequence[Row]:
     return await tx.fetch(_LIVE_OF_RUNS, {"keys": sorted(keys)})
 
 
-async def skip(tx: Transaction, keys: Collection[int], *, reason: str) -> None:
-    """Anything unfinished but running to skipped; a queued attempt loses its token and is revoked."""
-    if keys:
-        parameters = {"now": tx.now, "keys": sorted(keys)}
-        await tx.write(Lock.TASK_INSTANCE, keys, _SKIP, parameters)
-        await tx.write_satellite(t.attempt, keys, _REVOKE, parameters | {"reason": reason})
+async def skip(tx: Transaction, live: Mapping[int, str | None], *, reason: str) -> None:
+    """Anything unfinished but running to skipped; a queued attempt loses its token and is revoked.
+
+    `live`: the held instances with their present claim tokens, None where there is no attempt.
+    """
+    if live:
+        parameters = {
+            "now": tx.now,
+            "keys": list(live),
+            "tokens": list(live.values()),
+            "skippable": [str(state) for state in (*JUDGEABLE, TaskState.QUEUED)],
+            "reason": reason,
+        }
+        await tx.write_with_satellites(Lock.TASK_INSTANCE, live.keys(), _SKIP, parameters)
 
 
-async def request_cancel(tx: Transaction, keys: Collection[int], *, reason: str) -> None:
-    """Ask for the end of running attempts; who holds them is told after the commit, and again until they end."""
-    if keys:
-        parameters = {"now": tx.now, "keys": sorted(keys), "reason": reason}
-        await tx.write_satellite(t.attempt, keys, _REQUEST_CANCEL, parameters)
+async def request_cancel(tx: Transaction, live: Mapping[int, str], *, reason: str) -> None:
+    """Ask for the end of running attempts; who holds them is told after the commit, and again until they end.
+
+    `live`: the held instances with their claim tokens.
+    """
+    if live:
+        parameters = {"now": tx.now, "tokens": list(live.values()), "reason": reason}
+        await tx.write_satellite(t.attempt, live.keys(), _REQUEST_CANCEL, parameters)
 
 
 _CANCELS = sa.text(

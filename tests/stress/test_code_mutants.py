@@ -130,13 +130,12 @@ EXCUSED_SWAPS: dict[str, str] = {
     "time_out_due_runs: await events.consume": WRITES,
     "impose: if queued": "they concern different runs",
     "impose: if running: <-> if running or queued": WRITES,
-    "impose: await tasks.skip(tx, set(keys)": "they concern different instances",
+    "impose: await tasks.skip(tx": "they concern different instances",
     "impose: await tasks.request_cancel": WRITES,
     "advance: attempts = await tasks.by_token": READS,
     "advance: answers = await settle(": "they concern different instances",
     "delete_runs: await tx.consume(t.event": WRITES,
     "delete_runs: await tx.write_satellite(t.xcom": WRITES,
-    "skip: await tx.write(Lock.TASK_INSTANCE, keys, _SKIP": WRITES,
 }
 """Part of a swap -> why nothing can tell it from the original."""
 
