@@ -1,7 +1,8 @@
 """A worker that does everything a worker does but run tasks: `python -m bench.instant_worker SOCKET SLOTS`.
 
 A process of its own that speaks the protocol of `scheduler.executors.protocol` over the daemon's socket: it asks for
-the start of what it is given, waits for the answer, reports success, and has that acknowledged. No state is skipped.
+the start of what it is given, unless that was started already, waits for the answer, reports success, and has that
+acknowledged. No state is skipped.
 """
 
 import os
@@ -63,19 +64,22 @@ class InstantWorker:
             requests = [
                 StartRequest(token=one.token, worker_id=self.worker_id, pid=os.getpid(), hostname=self._hostname)
                 for one in message.workloads
+                if one.inputs is None
             ]
-            self._say(protocol.Starts(requests=requests))
+            if requests:
+                self._say(protocol.Starts(requests=requests))
+            self._end([one.token for one in message.workloads if one.inputs is not None])
         elif isinstance(message, protocol.Answers):
-            accepted = [
-                Outcome(token=one.token, kind=OutcomeKind.SUCCESS, exit_code=0)
-                for one in message.answers
-                if one.accepted
-            ]
+            self._end([one.token for one in message.answers if one.accepted])
             refused = [one.token for one in message.answers if not one.accepted]
-            if accepted:
-                self._say(protocol.Report(outcomes=accepted))
             if refused:
                 self._say(protocol.Gone(tokens=refused))
+
+    def _end(self, tokens: list[str]) -> None:
+        """Report that these have started and succeeded."""
+        if tokens:
+            outcomes = [Outcome(token=token, kind=OutcomeKind.SUCCESS, exit_code=0) for token in tokens]
+            self._say(protocol.Report(outcomes=outcomes))
 
 
 if __name__ == "__main__":

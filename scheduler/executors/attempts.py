@@ -114,19 +114,11 @@ class Attempt:
     async def _live(self, cradle: Cradle) -> bool:
         """False when the start was refused."""
         cradle.channel.send(encode(job.Job(workload=self.workload, result_limit=self.limits.result_bytes)))
-        await self._until(lambda: cradle.pid != 0 or cradle.is_over)
-        if self.intent is None and not self._is_lost(cradle):
-            self.desk.ask_start(self.workload.token, cradle.pid)
+        if self._was_started:
             cradle.parent.replenish()
-            await self._until(lambda: self._answer is not None or self._is_lost(cradle))
-            self.desk.withdraw(self.workload.token)
-        if self._answer is not None and self.intent is None:
-            if not self._answer.accepted:
-                cradle.channel.close()
-                await self._kill(cradle, grace=0)
-                return False
-            if not cradle.is_over:
-                await self._run_user_code(cradle, self._answer)
+            await self._until_user_code_ends(cradle)
+        elif not await self._start(cradle):
+            return False
         if cradle.orphaned is not None:
             self._read_channel(cradle)
             if self._ended is None:
@@ -135,8 +127,32 @@ class Attempt:
             await self._kill(cradle, grace=self.limits.kill_grace)
         return True
 
-    async def _run_user_code(self, cradle: Cradle, answer: StartAnswer) -> None:
-        cradle.channel.send(encode(job.Go(inputs=answer.inputs)))
+    @property
+    def _was_started(self) -> bool:
+        """The start was committed before the worker heard of the attempt: nothing is asked."""
+        return self.workload.inputs is not None
+
+    async def _start(self, cradle: Cradle) -> bool:
+        """Ask for the start, and run user code if it is granted. False when it was refused."""
+        await self._until(lambda: cradle.pid != 0 or cradle.is_over)
+        if self.intent is None and not self._is_lost(cradle):
+            self.desk.ask_start(self.workload.token, cradle.pid)
+            cradle.parent.replenish()
+            await self._until(lambda: self._answer is not None or self._is_lost(cradle))
+            self.desk.withdraw(self.workload.token)
+        if self._answer is None or self.intent is not None:
+            return True
+        if not self._answer.accepted:
+            cradle.channel.close()
+            await self._kill(cradle, grace=0)
+            return False
+        if not cradle.is_over:
+            cradle.channel.send(encode(job.Go(inputs=self._answer.inputs)))
+            await self._until_user_code_ends(cradle)
+        return True
+
+    async def _until_user_code_ends(self, cradle: Cradle) -> None:
+        """Or somebody wants it to end, or its time has passed."""
         timeout = self.workload.execution_timeout
         if timeout is None:
             await self._until(lambda: cradle.is_over)
@@ -248,7 +264,7 @@ class Attempt:
             return self._outcome(OutcomeKind.FAILED, "import", message)
         if ended is not None:
             return self._of(ended, code)
-        if self._answer is None:
+        if self._answer is None and not self._was_started:
             why = cradle.orphaned or f"its process ended before the start (status {code})"
             return self._outcome(OutcomeKind.LOST, "worker", why, exit_code=code)
         if code is None:

@@ -35,11 +35,23 @@ class WorkerInfo:
     """It takes no new work."""
 
 
+@frozen(kw_only=True)
+class Berth:
+    """Room for attempts at one connected worker."""
+
+    worker_id: str
+    hostname: str
+    free: int
+    """How many more attempts it takes now; at least 1."""
+
+
 class Executor(Protocol):
     """Somewhere attempts run. All methods are called from the trio thread and return at once.
 
     The order of events for an attempt: `submit`, a StartRequest in `starts`, `answer`, an Outcome in
-    `outcomes`, `acknowledge`. User code runs only after an accepting answer. Requests and outcomes may come
+    `outcomes`, `acknowledge`. User code runs only after an accepting answer. An attempt that is submitted as
+    started (`Workload.inputs` and `Workload.worker` are set, its start is committed) is asked for by nobody:
+    `submit`, an Outcome, `acknowledge`. Requests and outcomes may come
     more than once, and an outcome may come without a start (the attempt was lost or cancelled before): the
     fence decides, not the order.
     """
@@ -50,8 +62,18 @@ class Executor(Protocol):
     def free_slots(self) -> int:
         """How many more attempts could be submitted now."""
 
+    def berths(self) -> list[Berth]:
+        """Connected workers that take work now, the one with most room first."""
+
+    def holds(self, token: str) -> bool:
+        """Whether a connected worker has this attempt, or its unacknowledged outcome."""
+
     def submit(self, workloads: Sequence[Workload]) -> None:
-        """Hand over attempts whose claims are committed; dropped when nobody is there (rescue finds them)."""
+        """Hand over attempts whose claims are committed; dropped when nobody is there (rescue finds them).
+
+        A started one goes to its worker and no other; when that one is not connected, an Outcome (lost, reason
+        "worker") is put into `outcomes` at once. So it is when the worker calls again and has never got it.
+        """
 
     def answer(self, answers: Sequence[StartAnswer]) -> None:
         """Let attempts start, or end them before they have run."""

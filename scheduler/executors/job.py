@@ -14,7 +14,10 @@ _LENGTH = struct.Struct(">I")
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """First frame: what to run. Sent before the start is granted, so that go need only wake the process."""
+    """First frame: what to run. Sent before the start is granted, so that go need only wake the process.
+
+    With `workload.inputs` the start has been granted, and no second frame follows.
+    """
 
     workload: Workload
     result_limit: int

@@ -166,6 +166,7 @@ class Link:
             slots=self.slots,
             running=sorted(self.running()),
             draining=self.draining,
+            ended=list(self._outcomes),
         )
 
     def _hear(self, message: protocol.FromDaemon) -> None:

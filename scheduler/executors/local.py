@@ -17,10 +17,10 @@ from attrs import define, field
 
 from nurseries.processes import ChildSpec
 from scheduler.executors import protocol
-from scheduler.executors.base import Topics, WorkerInfo
+from scheduler.executors.base import Berth, Topics, WorkerInfo
 from scheduler.executors.channel import Channel
 from scheduler.executors.inbox import Inbox
-from scheduler.model import Outcome, StartAnswer, StartRequest, Workload
+from scheduler.model import Outcome, OutcomeKind, StartAnswer, StartRequest, Workload
 
 T = TypeVar("T")
 
@@ -31,6 +31,8 @@ _ACCEPT_PAUSE = 0.5
 _ENVELOPE = 4096
 _SUBMIT_BYTES = 4 * 1024 * 1024
 _PEER = struct.Struct("3i")
+_REMEMBERED_WORKERS = 64
+"""Of how many workers, gone ones included, we know what they were sent; the lease ends what is forgotten."""
 
 
 def worker_spec(
@@ -104,6 +106,7 @@ class LocalExecutor:
         self._topics = Topics() if topics is None else topics
         self._workers: list[_Worker] = []
         self._holder: dict[str, _Worker] = {}  # token -> who was given it, or last spoke of it
+        self._started: dict[str, set[str]] = {}  # worker_id -> started attempts it was sent and has not reported
         self._warm: list[tuple[str, str, str]] = []
         self._drain: float | None = None
 
@@ -116,27 +119,76 @@ class LocalExecutor:
         """Over connected workers that accept work: their slots less the attempts handed over. 0 while draining."""
         return 0 if self._drain is not None else sum(worker.free for worker in self._workers)
 
-    def submit(self, workloads: Sequence[Workload]) -> None:
-        """Hand over attempts after the commit of their claims.
+    def berths(self) -> list[Berth]:
+        """Connected workers that take work now, the one with most room first; none while draining."""
+        if self._drain is not None:
+            return []
+        newest = {worker.worker_id: worker for worker in self._workers}
+        berths = [
+            Berth(worker_id=one.worker_id, hostname=one.hostname, free=one.free) for one in newest.values() if one.free
+        ]
+        return sorted(berths, key=lambda berth: berth.free, reverse=True)
 
-        More than `free_slots()` are accepted and run. Without a worker they are dropped: rescue finds them.
+    def holds(self, token: str) -> bool:
+        """Whether a connected worker has this attempt, or its unacknowledged outcome."""
+        return token in self._holder
+
+    def submit(self, workloads: Sequence[Workload]) -> None:
+        """Hand over attempts after the commit of their claims, or of their starts.
+
+        More than `free_slots()` are accepted and run. Without a worker they are dropped: rescue finds them. A
+        started one is for its own worker; what cannot reach it is reported lost.
         """
         shares: dict[int, tuple[_Worker, list[Workload]]] = {}
         for workload in workloads:
-            able = [worker for worker in self._workers if not worker.draining]
-            if not able:
-                log.warning("no worker is connected: attempt %s is left to rescue", workload.token)
+            worker = self._choose(workload)
+            if worker is None:
                 continue
-            worker = max(able, key=lambda one: one.slots - len(one.running))
             worker.running.add(workload.token)
             self._holder[workload.token] = worker
+            if workload.worker is not None:
+                self._started.setdefault(workload.worker, set()).add(workload.token)
             shares.setdefault(id(worker), (worker, []))[1].append(workload)
         for worker, share in shares.values():
             for part in _parts(share):
                 try:
                     self._send(worker, protocol.Submit(workloads=part))
                 except ValueError:
-                    log.exception("the params of attempt %s do not fit into one frame", part[0].token)
+                    self._too_large(worker, part[0])
+
+    def _choose(self, workload: Workload) -> _Worker | None:
+        """Who gets it; None when nobody can have it, which is said where somebody must hear it."""
+        if workload.worker is not None:
+            worker = self._connected(workload.worker)
+            if worker is None:
+                self._lose(workload.token, "its worker was no longer connected")
+            return worker
+        able = [worker for worker in self._workers if not worker.draining]
+        if not able:
+            log.warning("no worker is connected: attempt %s is left to rescue", workload.token)
+            return None
+        return max(able, key=lambda one: one.slots - len(one.running))
+
+    def _connected(self, worker_id: str) -> _Worker | None:
+        """Its newest connection: an older one that still stands has nobody at its other end."""
+        return next((worker for worker in reversed(self._workers) if worker.worker_id == worker_id), None)
+
+    def _lose(self, token: str, why: str) -> None:
+        """Report in the place of a worker that cannot know of it."""
+        self.outcomes.put(Outcome(token=token, kind=OutcomeKind.LOST, reason="worker", message=why))
+        self._poke(self._topics.outcome_reported)
+
+    def _too_large(self, worker: _Worker, workload: Workload) -> None:
+        """One attempt alone exceeds a frame. Not started, it stays queued and is rescued; started, it has failed."""
+        log.error("the params or inputs of attempt %s do not fit into one frame", workload.token)
+        if workload.worker is None:
+            return
+        worker.running.discard(workload.token)
+        self._release(workload.token, worker)
+        self._started.get(workload.worker, set()).discard(workload.token)
+        message = "cancelled: its inputs are too large"
+        self.outcomes.put(Outcome(token=workload.token, kind=OutcomeKind.FAILED, reason="cancelled", message=message))
+        self._poke(self._topics.outcome_reported)
 
     def answer(self, answers: Sequence[StartAnswer]) -> None:
         """Tell the workers which of their attempts may start, after the commit."""
@@ -258,9 +310,11 @@ class LocalExecutor:
                     self.starts.put(request)
                 self._poke(self._topics.start_requested)
             case protocol.Report():
+                started = self._started.get(worker.worker_id, set())
                 for outcome in message.outcomes:
                     self._holder[outcome.token] = worker
                     worker.running.discard(outcome.token)
+                    started.discard(outcome.token)
                     self.outcomes.put(outcome)
                 self._poke(self._topics.outcome_reported)
                 self._poke(self._topics.slot_freed)
@@ -279,10 +333,10 @@ class LocalExecutor:
         worker.hostname = hello.hostname
         worker.slots = hello.slots
         worker.draining = hello.draining
-        for token in hello.running:
-            worker.running.add(token)
-            self._holder[token] = worker
+        worker.running.update(hello.running)
+        self._holder.update(dict.fromkeys([*hello.running, *hello.ended], worker))
         if not again:
+            self._miss(worker.worker_id, {*hello.running, *hello.ended})
             self._workers.append(worker)
             if self._drain is not None:
                 self._send(worker, protocol.Drain(grace_seconds=self._drain))
@@ -290,6 +344,15 @@ class LocalExecutor:
                 self._send(worker, protocol.Warm(files=self._warm))
         self._poke(self._topics.worker_changed)
         self._poke(self._topics.slot_freed)
+
+    def _miss(self, worker_id: str, has: set[str]) -> None:
+        """A worker calls again: what it was sent as started and does not know was lost with the old connection."""
+        started = self._started.pop(worker_id, set())
+        for token in started - has:
+            self._lose(token, "the connection to its worker broke before it arrived")
+        self._started[worker_id] = started & has
+        while len(self._started) > _REMEMBERED_WORKERS:
+            self._started.pop(next(iter(self._started)))
 
     def _forget(self, worker: _Worker) -> None:
         if worker not in self._workers:
@@ -326,7 +389,7 @@ def _parts(workloads: list[Workload]) -> Iterable[list[Workload]]:
     part: list[Workload] = []
     size = 0
     for workload in workloads:
-        weight = 1024 + len(repr(workload.params)) + len(repr(workload.conf))
+        weight = 1024 + sum(len(repr(part)) for part in (workload.params, workload.conf, workload.inputs) if part)
         if part and size + weight > _SUBMIT_BYTES:
             yield part
             part, size = [], 0

@@ -38,6 +38,8 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     slots: int
     running: list[str]
     draining: bool
+    ended: list[str] = []
+    """Attempts whose outcomes are reported next on this connection."""
 
 
 class Starts(Message, frozen=True, kw_only=True, tag="starts"):

@@ -47,7 +47,7 @@ def serve(sock: socket.socket, load: Callable[[Workload], ModuleType]) -> NoRetu
             say(format_exception(error))
             line.report(import_failure(error))
             os._exit(0)
-        go = line.wait_for_go()
+        go = line.wait_for_go() if job.workload.inputs is None else Go(inputs=job.workload.inputs)
         if go is None:
             os._exit(0)
         ended = _attempt(job, go, module)

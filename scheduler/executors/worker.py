@@ -23,7 +23,7 @@ from scheduler.executors.attempts import Attempt, Intent, Limits
 from scheduler.executors.link import Link
 from scheduler.executors.parents import ParentPool, SourceKey
 from scheduler.executors.spool import Spool
-from scheduler.model import OutcomeKind, Workload
+from scheduler.model import Outcome, OutcomeKind, Workload
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +124,14 @@ class Worker:
                 raise AssertionError("the link keeps these")
 
     def _begin(self, workload: Workload) -> None:
-        if workload.token in self._attempts or self._leaving:
+        if workload.token in self._attempts:
             return
+        if workload.inputs is not None and self.link.draining:
+            why = "the worker takes no new work"
+            self.link.report(Outcome(token=workload.token, kind=OutcomeKind.LOST, reason="shutdown", message=why))
+            return
+        if self._leaving:
+            return  # it is not started, and will be found as never started
         assert self._nursery is not None
         key = SourceKey(workload.file, workload.source_path, workload.source_hash)
         limits = Limits(

@@ -9,7 +9,7 @@ from attrs import field, frozen
 
 @frozen(kw_only=True)
 class Workload:
-    """One attempt to be run: everything a worker needs except the results of upstream tasks."""
+    """One attempt to be run: everything a worker needs; the results of upstream tasks if it is started already."""
 
     token: str
     """The claim token, a UUID: identity of the attempt and fence of everything written about it."""
@@ -38,6 +38,11 @@ class Workload:
     """Absolute path of the log file to append to; its directory may not exist yet."""
     execution_timeout: float | None = None
     """Seconds."""
+    inputs: dict[str, Any] | None = None
+    """Results of upstream tasks (task_id -> result), when the start was committed together with the admission: the
+    worker asks for nothing and runs it at once. None: it asks with a StartRequest, and the answer brings them."""
+    worker: str | None = None
+    """The worker_id this attempt was started at: it may run nowhere else. None: it is not started yet."""
 
 
 @frozen(kw_only=True)

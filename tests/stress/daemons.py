@@ -21,7 +21,7 @@ from nurseries.routine import Progress
 from nurseries.supervisor import Supervisor
 from nurseries.switchboard import Switchboard
 from scheduler.commands import Commands
-from scheduler.executors.base import Topics, WorkerInfo
+from scheduler.executors.base import Berth, Topics, WorkerInfo
 from scheduler.executors.inbox import Inbox
 from scheduler.loading.sources import PinnedSources
 from scheduler.model import Outcome, OutcomeKind, StartAnswer, StartRequest, Workload
@@ -73,15 +73,28 @@ class InstantExecutor:
     def submit(self, workloads: Sequence[Workload]) -> None:
         for one in workloads:
             self._given.add(one.token)
-            self.starts.put(StartRequest(token=one.token, worker_id=self.worker, pid=1, hostname="h"))
-        self.switchboard.poke(TOPICS.start_requested)
+            if one.inputs is None:
+                self.starts.put(StartRequest(token=one.token, worker_id=self.worker, pid=1, hostname="h"))
+            else:
+                self._end(one.token)
+        self.switchboard.poke(TOPICS.start_requested, TOPICS.outcome_reported, TOPICS.slot_freed)
+
+    def berths(self) -> list[Berth]:
+        free = self.free_slots()
+        return [Berth(worker_id=self.worker, hostname="h", free=free)] if free > 0 else []
+
+    def holds(self, token: str) -> bool:
+        return token in self._given
+
+    def _end(self, token: str) -> None:
+        kind = self._random.choice(ENDS)
+        result = "1" if kind is OutcomeKind.SUCCESS else None
+        self.outcomes.put(Outcome(token=token, kind=kind, result=result))
 
     def answer(self, answers: Sequence[StartAnswer]) -> None:
         for one in answers:
             if one.accepted:
-                kind = self._random.choice(ENDS)
-                result = "1" if kind is OutcomeKind.SUCCESS else None
-                self.outcomes.put(Outcome(token=one.token, kind=kind, result=result))
+                self._end(one.token)
             else:
                 self._given.discard(one.token)
         self.switchboard.poke(TOPICS.outcome_reported, TOPICS.slot_freed)
