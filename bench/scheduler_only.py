@@ -32,8 +32,8 @@ from scheduler.daemon import Daemon, Settings
 from scheduler.home import Home
 from scheduler.model.facts import Fact, FactKind
 from scheduler.observe import logs
+from scheduler.store.engine import open_store
 from scheduler.store.topics import Topic
-from scheduler.store.transaction import open_store
 from scheduler.store.writer import Reading
 
 SLOTS = 1_000

@@ -28,8 +28,8 @@ from scheduler.home import Home, HomeError, HomeInUse, default_home
 from scheduler.observe import logs
 from scheduler.postgres import PostgresError, embedded
 from scheduler.store import migrate
+from scheduler.store.engine import open_store
 from scheduler.store.errors import DatabaseRefused, SchemaMismatch, StoreUnavailable
-from scheduler.store.transaction import open_store
 
 logger = logging.getLogger(__name__)
 

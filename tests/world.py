@@ -42,8 +42,9 @@ from scheduler.routines.schedule_tasks import Judged, judge_runs
 from scheduler.routines.start_attempts import start_claimed
 from scheduler.store import seats
 from scheduler.store.documents import Graphs
+from scheduler.store.engine import open_store
 from scheduler.store.seats import Seat
-from scheduler.store.transaction import Store, open_store
+from scheduler.store.transaction import Store
 from scheduler.store.writer import Reading
 
 NEVER = Schedule(kind=ScheduleKind.NEVER, text="never")

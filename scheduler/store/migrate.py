@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from nurseries.bridge import Bridge
 from scheduler.store.errors import SchemaMismatch, StoreUnavailable
-from scheduler.store.transaction import translate
+from scheduler.store.translation import translate
 
 T = TypeVar("T")
 

@@ -16,7 +16,8 @@ from scheduler.control.handlers import OPERATIONS
 from scheduler.model import Dag, Schedule, ScheduleKind, Task
 from scheduler.store import tables as t
 from scheduler.store.documents import Graphs, encode
-from scheduler.store.transaction import Store, open_store
+from scheduler.store.engine import open_store
+from scheduler.store.transaction import Store
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 

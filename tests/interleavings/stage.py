@@ -16,8 +16,9 @@ from nurseries.errors import Weather
 from scheduler.commands.errors import CommandError
 from scheduler.routines.load_dags import DuplicateDag
 from scheduler.store.errors import Conflict
+from scheduler.store.limits import Limits
 from scheduler.store.locks import Acquisition
-from scheduler.store.transaction import Limits, Store
+from scheduler.store.transaction import Store
 from scheduler.store.writer import Transaction
 from tests.interleavings.lockdep import LOCKDEP
 from tests.interleavings.monitor import Monitor, cycle_in

@@ -18,9 +18,10 @@ from scheduler.model import Dag
 from scheduler.procedures.pictures import Pictures
 from scheduler.procedures.placement import Place
 from scheduler.store.documents import Graphs
+from scheduler.store.engine import open_store
 from scheduler.store.locks import Lock
 from scheduler.store.tables import metadata
-from scheduler.store.transaction import Store, open_store
+from scheduler.store.transaction import Store
 from tests.database import Server
 from tests.interleavings.monitor import Monitor, open_monitor
 from tests.interleavings.stage import PATIENT, Stage, open_stage

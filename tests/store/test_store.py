@@ -4,9 +4,9 @@ import pytest
 
 from nurseries.bridge import open_bridge
 from scheduler.store import dags
+from scheduler.store.engine import open_store
 from scheduler.store.errors import DatabaseRefused, LockOrderError, StoreUnavailable
 from scheduler.store.locks import Lock
-from scheduler.store.transaction import open_store
 from scheduler.store.writer import Transaction, writer
 from tests.database import Server, running_server
 from tests.world import chain, open_world

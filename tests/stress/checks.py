@@ -23,8 +23,8 @@ from scheduler.model import RunType
 from scheduler.store import runs
 from scheduler.store import tables as t
 from scheduler.store.errors import Conflict, LockOrderError, OutcomeUnknown, StoreUnavailable
+from scheduler.store.limits import Limits
 from scheduler.store.locks import Lock, Wait, by_key
-from scheduler.store.transaction import Limits
 from scheduler.store.writer import Transaction
 from tests.database import Server
 from tests.store import test_locking_law

@@ -6,8 +6,8 @@ from typing import Any
 
 import trio
 
-from scheduler.store.transaction import BEGINNING, Store
-from scheduler.store.writer import Transaction, Writer
+from scheduler.store.transaction import Store
+from scheduler.store.writer import BEGINNING, Transaction, Writer
 
 
 class _Driver:

@@ -40,10 +40,11 @@ from scheduler.routines.start_runs import StartRuns
 from scheduler.routines.time_out_runs import TimeOutRuns
 from scheduler.store import seats
 from scheduler.store.documents import Graphs
+from scheduler.store.engine import open_store
 from scheduler.store.errors import Conflict
 from scheduler.store.locks import Wait
 from scheduler.store.seats import Seat
-from scheduler.store.transaction import Store, open_store
+from scheduler.store.transaction import Store
 from scheduler.store.writer import Transaction
 
 TOPICS = Topics()

@@ -12,7 +12,7 @@ from attrs import frozen
 
 import nurseries.bridge
 from scheduler.procedures import advance, launch, settle, verdict
-from scheduler.store import dags, purge, runs, tasks, transaction
+from scheduler.store import dags, engine, purge, runs, tasks, transaction, translation
 from scheduler.store.locks import HeldLocks
 from scheduler.store.transaction import Store
 from scheduler.store.writer import WRITERS, Transaction
@@ -60,7 +60,7 @@ MUTANTS = (
     text("COMMIT not sent", Store.transact, "await driver.execute('COMMIT')", "pass", checks.inserts_arrive_sorted),
     text("COMMIT not known to be under way", Store.transact, "committing = True", "pass",
          checks.a_lost_reply_is_settled),
-    text("an unknown outcome passed off as a refusal", transaction.translate,
+    text("an unknown outcome passed off as a refusal", translation.translate,
          "return OutcomeUnknown(xid, status=None)", "return StoreUnavailable('away')", checks.a_lost_reply_is_settled),
     text("an unknown outcome not asked after", Store.transact, "if isinstance(failure, OutcomeUnknown):", "if False:",
          checks.a_lost_reply_is_settled),
@@ -69,15 +69,15 @@ MUTANTS = (
     text("announced before the commit", Store.transact, "committing = True",
          "committing = True; self.poke(*transaction.announcements)", checks.what_follows_a_commit_sees_it),
     text("a deadlock is no alarm", Store._translated, "self.deadlocks += 1", "pass", checks.a_deadlock_is_an_alarm),
-    text("a deadlock is a bug", transaction.translate, "if state in CONFLICTS:", "if False:",
+    text("a deadlock is a bug", translation.translate, "if state in CONFLICTS:", "if False:",
          checks.a_deadlock_is_an_alarm),
-    text("a time-out is a bug", transaction.translate, "isinstance(error, _BROKEN)", "False",
+    text("a time-out is a bug", translation.translate, "isinstance(error, _BROKEN)", "False",
          checks.a_transaction_has_a_deadline),
-    text("no lock_timeout", transaction.server_settings, "'lock_timeout': f'{int(limits.lock * 1000)}', ", "",
+    text("no lock_timeout", engine.server_settings, "'lock_timeout': f'{int(limits.lock * 1000)}', ", "",
          checks.time_outs_nest),
-    text("no deadlock_timeout", transaction.server_settings, "if may_set_deadlock_timeout:", "if False:",
+    text("no deadlock_timeout", engine.server_settings, "if may_set_deadlock_timeout:", "if False:",
          checks.time_outs_nest),
-    text("no transaction_timeout", transaction.server_settings, "if version >= 170000:", "if False:",
+    text("no transaction_timeout", engine.server_settings, "if version >= 170000:", "if False:",
          checks.time_outs_nest),
     text("ranks compared with < for <=", HeldLocks.about_to_lock, "place <= self._highest[0]",
          "place < self._highest[0]", checks.law),
