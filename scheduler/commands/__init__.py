@@ -5,12 +5,15 @@ from typing import Any
 
 from attrs import frozen
 
-from scheduler.commands import cancel, pause, pools, trigger
+from scheduler.commands import cancel, clear, mark, pause, pools, trigger
+from scheduler.commands.choosing import Choice
 from scheduler.commands.errors import CommandError
+from scheduler.model import RunState, TaskState
+from scheduler.procedures.rewriting import RunChange
 from scheduler.store.documents import Graphs
 from scheduler.store.transaction import Store
 
-__all__ = ["CommandError", "Commands"]
+__all__ = ["Choice", "CommandError", "Commands", "RunChange"]
 
 
 @frozen(kw_only=True)
@@ -35,6 +38,17 @@ class Commands:
 
     async def cancel_run(self, store: Store, /, *, run_id: str, dag_id: str | None = None) -> None:
         await cancel.cancel_run(store, run_id=run_id, dag_id=dag_id)
+
+    async def clear(self, store: Store, /, *, choice: Choice, dry_run: bool = False) -> list[RunChange]:
+        return await clear.clear(store, graphs=self.graphs, choice=choice, dry_run=dry_run)
+
+    async def mark(
+        self, store: Store, /, *, choice: Choice, state: TaskState, dry_run: bool = False
+    ) -> list[RunChange]:
+        return await mark.mark(store, graphs=self.graphs, choice=choice, state=state, dry_run=dry_run)
+
+    async def mark_run(self, store: Store, /, *, dag_id: str, run_id: str, state: RunState) -> RunState:
+        return await mark.mark_run(store, dag_id=dag_id, run_id=run_id, state=state)
 
     async def pause(self, store: Store, /, *, dag_id: str, paused: bool) -> None:
         await pause.pause(store, dag_id=dag_id, paused=paused)

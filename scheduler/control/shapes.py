@@ -60,6 +60,7 @@ def run_detail(row: Row, *, version: int | None) -> Json:
         "verdict": row["verdict"],
         "conf": row["conf"],
         "version": version,
+        "clear_count": row["clear_count"],
         "run_after": instant(row["run_after"]),
         "queued_at": instant(row["queued_at"]),
         "data_interval_start": instant(row["data_interval_start"]),

@@ -1,5 +1,6 @@
 """The graph of one dag version as arrays, made once and shared by all of its runs."""
 
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from attrs import define
@@ -44,14 +45,15 @@ class Graph:
 
     def descendants(self, start: int) -> set[int]:
         """Everything below `start`, itself not included."""
-        seen: set[int] = set()
-        ahead = list(self.downstream[start])
-        while ahead:
-            i = ahead.pop()
-            if i not in seen:
-                seen.add(i)
-                ahead.extend(self.downstream[i])
-        return seen
+        return _beyond(self.downstream, [start])
+
+    def all_below(self, starts: Iterable[int]) -> set[int]:
+        """Everything below any of `starts`; one of them only if it stands below another."""
+        return _beyond(self.downstream, starts)
+
+    def all_above(self, starts: Iterable[int]) -> set[int]:
+        """Everything above any of `starts`; one of them only if it stands above another."""
+        return _beyond(self.upstream, starts)
 
     def excluded_by(self, decider: int, decision: dict[str, list[str]]) -> set[int]:
         """The tasks that `decider` skips, given its stored decision.
@@ -68,3 +70,14 @@ class Graph:
         for i in chosen:
             followed |= self.descendants(i)
         return set(self.downstream[decider]) - followed
+
+
+def _beyond(arrows: Sequence[Sequence[int]], starts: Iterable[int]) -> set[int]:
+    seen: set[int] = set()
+    ahead = [i for start in starts for i in arrows[start]]
+    while ahead:
+        i = ahead.pop()
+        if i not in seen:
+            seen.add(i)
+            ahead.extend(arrows[i])
+    return seen

@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 
 from scheduler.decisions.graph import Graph
 from scheduler.decisions.rules import Ruling, Tally, rule_on
-from scheduler.model import CANDIDATES, FINISHED, RunState, TaskKind, TaskState
+from scheduler.model import CANDIDATES, FINISHED, RunState, TaskKind, TaskState, Verdict
 
 Decision = dict[str, list[str]]
 
@@ -135,8 +135,8 @@ def plan(
     """Judge what follows from `changed` (None: judge everything).
 
     `may_start` is false while the dag is paused: outcomes are taken in, nothing new begins.
-    With a `verdict` nothing begins either: whatever has no attempt yet is skipped, and the run fails when the
-    last attempt has ended.
+    With a `verdict` nothing begins either: whatever has no attempt yet is skipped, and the run ends as the verdict
+    says when the last attempt has ended.
     """
     after = picture.copy()
     changes: dict[int, TaskState] = {}
@@ -224,7 +224,7 @@ def _end(
 ) -> tuple[RunState | None, str]:
     if picture.unfinished == 0:
         if verdict is not None:
-            return RunState.FAILED, verdict
+            return Verdict(verdict).end, verdict
         return (RunState.FAILED if picture.leaves_failed else RunState.SUCCESS), ""
     if verdict is None and may_start and _looks_stuck(picture, changes):
         return RunState.FAILED, "stuck"

@@ -23,6 +23,7 @@ _ICONS = {
     "scheduled": "↻",
     "running": "▶",
     "queued": "…",
+    "none": "↺",
 }
 _LEVELS = {
     logging.DEBUG: ("2", "debug"),
@@ -63,16 +64,27 @@ def sentence(fact: Fact) -> str:
             seconds = f" in {about['seconds']:.2f} s" if about.get("seconds") is not None else ""
             reason = f" ({about['reason']})" if about.get("reason") else ""
             return f"{_ICONS[about['state']]} {what} {about['state']}{seconds}{reason}"
+        case FactKind.RUN_CLEARED:
+            return f"{_ICONS['none']} {what}: cleared {_some(about['tasks'])}"
+        case FactKind.TASKS_MARKED:
+            return f"{_ICONS[about['state']]} {what}: marked as {about['state']}: {_some(about['tasks'])}"
+        case FactKind.RUN_MARKED:
+            return f"{_ICONS[about['state']]} {what} marked as {about['state']}"
         case FactKind.TASK_STARTED:
             return f"{_ICONS['running']} {what} try {about['try_number']}"
         case FactKind.TASK_ENDED:
             message = f": {about['message']}" if about.get("message") else ""
-            again = " (again soon)" if about["state"] in ("up_for_retry", "scheduled") else ""
+            again = " (again soon)" if about["state"] in ("up_for_retry", "scheduled", "none") else ""
             return f"{_ICONS[about['state']]} {what} try {about['try_number']} {about['state']}{message}{again}"
         case FactKind.REPORT_REFUSED:
             return f"refused a report about attempt {about['token']}: it is history, or unknown"
         case FactKind.SLOTS_DROPPED:
             return f"{about['dropped']} missed slots beyond the cap were dropped"
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 class TerminalFormatter(logging.Formatter):

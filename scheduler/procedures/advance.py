@@ -184,7 +184,10 @@ def _by_priority(
 
 def _is_as_planned(outcomes: Mapping[str, Outcome], attempts: Mapping[str, Row], instances: Mapping[int, Row]) -> bool:
     """As read under the locks: the attempts run with live tokens, and the rest may still be judged."""
-    alive = all(row["live"] and row["attempt_state"] == TaskState.RUNNING for row in attempts.values())
+    alive = all(
+        row["live"] and row["state"] == row["attempt_state"] == TaskState.RUNNING and row["imposed"] is None
+        for row in attempts.values()
+    )
     return (
         len(attempts) == len(outcomes) and alive and all(row["state"] in tasks.JUDGEABLE for row in instances.values())
     )

@@ -3,6 +3,9 @@
 Called with the tokens' instances locked. A report is accepted once; the same report again is accepted again and
 changes nothing; any other, or one about an attempt that is history, is refused. Whatever is said of an attempt is
 settled after this: the reporter may forget it.
+
+What is said of an attempt that was cleared or marked while it ran is refused, whatever it is. It proves that the
+attempt has ended, and that is what its instance waits for.
 """
 
 import hashlib
@@ -11,10 +14,11 @@ from enum import StrEnum
 
 import msgspec
 
+from scheduler.decisions.clearing import after_stop
 from scheduler.decisions.outcomes import Try, consequence
 from scheduler.model import FINISHED, AttemptState, Outcome, OutcomeKind, TaskState
 from scheduler.model.facts import FactKind
-from scheduler.store import events, tasks
+from scheduler.store import clearing, events, tasks
 from scheduler.store.documents import Graphs
 from scheduler.store.events import EventKind
 from scheduler.store.topics import Topic
@@ -56,12 +60,14 @@ async def settle(
         rows = await tasks.by_token(tx, said)
     known = await graphs.load(tx, {row["version_id"] for row in rows.values()})
     answers: dict[str, Verdict] = dict.fromkeys(said, Verdict.REFUSED)
-    ends = []
+    ends, unwanted = [], []
     for token, row in rows.items():
         outcome = said[token]
         report = digest(outcome)
         if row["report"] == report:
             answers[token] = Verdict.REPEATED
+        elif is_unwanted(row):
+            unwanted.append((row, outcome))
         elif _may_end(row, outcome):
             answers[token] = Verdict.ACCEPTED
             task = known[row["version_id"]].tasks[row["task_index"]]
@@ -122,10 +128,50 @@ async def settle(
             tx.announce(Topic.SLOT_FREED)
         if any(end.state is TaskState.SCHEDULED for *_, end, _ in ends):
             tx.announce(Topic.TASK_SCHEDULED)
+    await _let_go(tx, unwanted)
+    expected = {str(row["token"]) for row, _ in unwanted}
     for token, answer in answers.items():
-        if answer is Verdict.REFUSED:
+        if answer is Verdict.REFUSED and token not in expected:
             tx.tell(FactKind.REPORT_REFUSED, token=token)
     return answers
+
+
+def is_unwanted(row: Row) -> bool:
+    """The attempt runs, and its task was cleared or marked meanwhile. `row` is one of `tasks.by_token`."""
+    return bool(row["live"]) and (row["state"] == TaskState.RESTARTING or row["imposed"] is not None)
+
+
+async def _let_go(tx: Transaction, unwanted: Sequence[tuple[Row, Outcome]]) -> None:
+    """These have ended: their tasks become what was wanted of them, and their runs are told."""
+    if not unwanted:
+        return
+    await clearing.stopped(
+        tx,
+        [
+            clearing.Stopped(
+                key=row["ti_id"],
+                token=str(row["token"]),
+                was=TaskState(row["state"]),
+                state=after_stop(row["imposed"]),
+                exit_code=outcome.exit_code,
+                reason=outcome.reason,
+                message=_printable(outcome.message),
+            )
+            for row, outcome in unwanted
+        ],
+    )
+    await events.append(tx, [(row["run_pk"], row["ti_id"], EventKind.TASK, tx.now) for row, _ in unwanted])
+    for row, outcome in unwanted:
+        tx.tell(
+            FactKind.TASK_ENDED,
+            dag_id=row["dag_id"],
+            run_id=row["run_id"],
+            task_id=row["task_id"],
+            try_number=row["try_number"],
+            state=str(after_stop(row["imposed"])),
+            message=outcome.message,
+        )
+    tx.announce(Topic.SLOT_FREED)
 
 
 MESSAGE_LIMIT = 2_000

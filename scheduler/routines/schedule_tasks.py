@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from nurseries.routine import Pace, Progress
 from scheduler.decisions.readiness import Picture, Plan, Seen, plan
-from scheduler.model import FINISHED, RunState, TaskState
+from scheduler.model import CANDIDATES, FINISHED, RunState, TaskState
 from scheduler.model.facts import FactKind
 from scheduler.procedures.pictures import Pictures
 from scheduler.store import events, runs, tasks
@@ -131,7 +131,7 @@ def _up_to_date(picture: Picture, changed: Collection[Seen]) -> Picture:
     """The picture with the changes taken in, for a judgement of the whole run."""
     fresh = picture.copy()
     for one in changed:
-        if one.state in FINISHED or one.state is TaskState.UP_FOR_RETRY:
+        if one.state in FINISHED or one.state in CANDIDATES:  # `none`: it was cleared, and its attempt has ended
             fresh.note(one)
     return fresh
 

@@ -12,6 +12,7 @@ from nurseries.routine import Pace, Progress
 from scheduler.executors.base import Executor
 from scheduler.model import AttemptState, StartAnswer, StartRequest, TaskState
 from scheduler.model.facts import FactKind
+from scheduler.procedures.settle import is_unwanted
 from scheduler.store import tasks
 from scheduler.store.documents import Graphs
 from scheduler.store.locks import Lock
@@ -22,10 +23,18 @@ from scheduler.store.writer import Row, Transaction, writer
 
 @writer(Lock.TASK_INSTANCE)
 async def start_claimed(tx: Transaction, graphs: Graphs, requests: Sequence[StartRequest]) -> list[StartAnswer]:
-    """Win or refuse each start."""
+    """Win or refuse each start.
+
+    An attempt that is asked for again and was cleared or marked meanwhile gets no answer: it is asked to end, and its
+    report is what its task waits for. A refusal would let it leave without one.
+    """
     asked = {request.token: request for request in requests}
     await tx.lock(tasks.LOCK_OF_TOKENS, tokens=sorted(asked))
     rows = await tasks.by_token(tx, asked)
+    unwanted = {token for token, row in rows.items() if is_unwanted(row)}
+    if unwanted:
+        tx.announce(Topic.CANCEL_REQUESTED)
+        asked = {token: request for token, request in asked.items() if token not in unwanted}
     refusals = {token: _refusal(rows.get(token), request) for token, request in asked.items()}
     accepted = {token: rows[token] for token, refusal in refusals.items() if not refusal}
     starting = {token: row for token, row in accepted.items() if row["attempt_state"] == AttemptState.QUEUED}

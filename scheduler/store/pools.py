@@ -17,9 +17,11 @@ LOCK_FOR_DELETION = locking(Lock.POOL, _named, wait=Wait.WAIT, mode=Mode.UPDATE)
 
 _USE = sa.text(
     "SELECT p.name, p.slots, coalesce(u.slots, 0) AS used, false AS somebody_waits FROM pool p LEFT JOIN"
-    " (SELECT pool, sum(pool_slots) AS slots FROM task_instance WHERE state IN ('queued', 'running') GROUP BY pool) u"
+    " (SELECT pool, sum(pool_slots) AS slots FROM task_instance"
+    " WHERE state IN ('queued', 'running', 'restarting') GROUP BY pool) u"
     " ON u.pool = p.name WHERE p.name = ANY(:names)"
-    " UNION ALL SELECT '*', p.slots, (SELECT count(*) FROM task_instance WHERE state IN ('queued', 'running')),"
+    " UNION ALL SELECT '*', p.slots,"
+    " (SELECT count(*) FROM task_instance WHERE state IN ('queued', 'running', 'restarting')),"
     " EXISTS (SELECT FROM task_instance WHERE state = 'scheduled')"
     " FROM pool p WHERE p.name = '*'"
 )
@@ -58,7 +60,7 @@ async def write_pool(tx: Transaction, name: str, slots: int, description: str | 
 
 _WAITING = sa.text(
     "SELECT count(*) AS n FROM task_instance ti JOIN dag_run r ON r.id = ti.run_pk AND r.state IN ('queued', 'running')"
-    " WHERE ti.pool = :name AND ti.state IN ('none', 'scheduled', 'queued', 'running', 'up_for_retry')"
+    " WHERE ti.pool = :name AND ti.state IN ('none', 'scheduled', 'queued', 'running', 'restarting', 'up_for_retry')"
 )
 
 

@@ -202,8 +202,8 @@ async def advance(tx: Transaction, ends: Mapping[int, RunState | None]) -> None:
 
 
 _IMPOSE = sa.text("UPDATE dag_run SET verdict = coalesce(verdict, :verdict), seq = seq + 1 WHERE id = ANY(:keys)")
-_FAIL = sa.text(
-    "UPDATE dag_run SET verdict = :verdict, state = 'failed', end_date = :now, seq = seq + 1 WHERE id = ANY(:keys)"
+_END_QUEUED = sa.text(
+    "UPDATE dag_run SET verdict = :verdict, state = :state, end_date = :now, seq = seq + 1 WHERE id = ANY(:keys)"
 )
 
 
@@ -212,10 +212,10 @@ async def impose(tx: Transaction, run_pks: Collection[int], verdict: Verdict) ->
     await tx.write(Lock.DAG_RUN, run_pks, _IMPOSE, {"keys": sorted(run_pks), "verdict": str(verdict)})
 
 
-async def fail_queued(tx: Transaction, run_pks: Collection[int], verdict: Verdict) -> None:
-    """queued to failed, for runs that never started."""
-    parameters = {"keys": sorted(run_pks), "verdict": str(verdict), "now": tx.now}
-    await tx.write(Lock.DAG_RUN, run_pks, _FAIL, parameters)
+async def end_queued(tx: Transaction, run_pks: Collection[int], verdict: Verdict) -> None:
+    """queued to failed, or as the verdict says, for runs that never started."""
+    parameters = {"keys": sorted(run_pks), "verdict": str(verdict), "state": str(verdict.end), "now": tx.now}
+    await tx.write(Lock.DAG_RUN, run_pks, _END_QUEUED, parameters)
 
 
 _FIND = sa.text(

@@ -112,6 +112,7 @@ dag_run = sa.Table(
     sa.Column("end_date", _instant),
     sa.Column("conf", JSONB(none_as_null=True)),
     sa.Column("seq", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("clear_count", sa.Integer, nullable=False, server_default="0"),
     sa.UniqueConstraint("dag_pk", "run_id"),
     sa.UniqueConstraint("dag_pk", "logical_date"),
     sa.CheckConstraint("(state in ('success', 'failed')) = (end_date is not null)", name="finished_runs_have_an_end"),
@@ -155,10 +156,15 @@ task_instance = sa.Table(
     sa.Column("retry_at", _instant),
     sa.Column("token", UUID(as_uuid=False)),  # of the live attempt; attempt.ti_id points here, never both ways
     sa.Column("decision", JSONB(none_as_null=True)),
+    # marked while it ran: the state that comes when its attempt is proved to have ended
+    sa.Column("imposed", sa.Text, sa.CheckConstraint("imposed in ('success', 'failed', 'skipped')", name="imposed")),
     sa.Column("start_date", _instant),
     sa.Column("end_date", _instant),
     sa.UniqueConstraint("run_pk", "task_index", "map_index"),
-    sa.CheckConstraint("(state in ('queued', 'running')) = (token is not null)", name="active_ones_hold_a_token"),
+    sa.CheckConstraint(
+        "(state in ('queued', 'running', 'restarting')) = (token is not null)", name="active_ones_hold_a_token"
+    ),
+    sa.CheckConstraint("imposed is null or state in ('running', 'restarting')", name="only_what_runs_waits_for_a_mark"),
     comment="One task in one run; keeps its key for life",
 )
 sa.Index(
@@ -172,7 +178,7 @@ sa.Index(
 sa.Index(
     "task_instance_active",
     task_instance.c.run_pk,
-    postgresql_where=task_instance.c.state.in_(["queued", "running"]),
+    postgresql_where=task_instance.c.state.in_(["queued", "running", "restarting"]),
 )
 
 attempt = sa.Table(

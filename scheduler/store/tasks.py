@@ -24,7 +24,7 @@ LOCK_UNFINISHED = locking(
     Lock.TASK_INSTANCE,
     sa.and_(
         t.task_instance.c.run_pk == sa.any_(keys_param("runs")),
-        t.task_instance.c.state.in_((*JUDGEABLE, TaskState.QUEUED, TaskState.RUNNING)),
+        t.task_instance.c.state.in_((*JUDGEABLE, TaskState.QUEUED, TaskState.RUNNING, TaskState.RESTARTING)),
     ),
     wait=Wait.WAIT,
 )
@@ -105,7 +105,8 @@ _RUN_FACTS = sa.text(
     "SELECT r.id, r.version_id, r.run_id, r.run_type, r.logical_date, r.data_interval_start,"
     " r.data_interval_end, r.run_after, r.conf, r.seq, r.start_date, d.dag_id, d.file, d.is_paused, v.source_hash,"
     " EXISTS (SELECT FROM event e WHERE e.run_pk = r.id AND e.due_at <= :now AND e.kind <> 'timeout') AS has_events,"
-    " (SELECT count(*) FROM task_instance a WHERE a.run_pk = r.id AND a.state IN ('queued', 'running')) AS active"
+    " (SELECT count(*) FROM task_instance a WHERE a.run_pk = r.id"
+    " AND a.state IN ('queued', 'running', 'restarting')) AS active"
     " FROM dag_run r JOIN dag d ON d.id = r.dag_pk JOIN dag_version v ON v.id = r.version_id"
     " WHERE r.id = ANY(:keys) AND r.state = 'running' AND r.verdict IS NULL"
 )
@@ -182,7 +183,7 @@ async def admit(tx: Transaction, claims: Sequence[Claim], *, daemon: str, fresh:
 
 _BY_TOKEN = sa.text(
     "SELECT a.token, a.ti_id, a.state AS attempt_state, a.worker, a.report, a.cancel_requested_at,"
-    " ti.run_pk, ti.task_index, ti.state, ti.try_number, ti.max_tries, ti.losses,"
+    " ti.run_pk, ti.task_index, ti.state, ti.imposed, ti.try_number, ti.max_tries, ti.losses,"
     " ti.token IS NOT DISTINCT FROM a.token AS live, r.version_id, r.verdict, d.dag_id, r.run_id, ti.task_id"
     " FROM attempt a JOIN task_instance ti ON ti.id = a.ti_id JOIN dag_run r ON r.id = ti.run_pk"
     " JOIN dag d ON d.id = r.dag_pk"

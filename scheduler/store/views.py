@@ -25,8 +25,14 @@ from scheduler.store.tables import (
 from scheduler.store.writer import Reading, Row
 
 _UNFINISHED_RUNS = (RunState.QUEUED, RunState.RUNNING)
-_ACTIVE_TASKS = (TaskState.QUEUED, TaskState.RUNNING)
-_OPEN_TASKS = (TaskState.SCHEDULED, TaskState.QUEUED, TaskState.RUNNING, TaskState.UP_FOR_RETRY)
+_ACTIVE_TASKS = (TaskState.QUEUED, TaskState.RUNNING, TaskState.RESTARTING)
+_OPEN_TASKS = (
+    TaskState.SCHEDULED,
+    TaskState.QUEUED,
+    TaskState.RUNNING,
+    TaskState.RESTARTING,
+    TaskState.UP_FOR_RETRY,
+)
 
 
 def _among(column: sa.Column[str], states: Iterable[StrEnum]) -> sa.ColumnElement[bool]:
@@ -51,6 +57,7 @@ _RUN = (
     dag_run.c.end_date,
     dag_run.c.conf,
     dag_run.c.version_id,
+    dag_run.c.clear_count,
 )
 _RUNS = dag_run.join(dag, dag.c.id == dag_run.c.dag_pk)
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from attrs import frozen
 
+from scheduler.decisions.clearing import FAILURES, Selection
 from scheduler.loading.loader import ImportFailure
-from scheduler.model import Outcome, OutcomeKind, StartRequest
+from scheduler.model import Outcome, OutcomeKind, RunState, StartRequest, TaskState
 from scheduler.store import seats
 from scheduler.store.documents import Graphs
 from scheduler.store.pools import EVERYTHING
@@ -249,6 +250,56 @@ def _cancel_runs(facts: Facts, daemon: Daemon, side: int) -> Shapes:
         "both": ((*queued, *running),),
         "ended": (ended[:1],),
         "no such run": ((10**9,),),
+    }
+
+
+FIRST_AND_BELOW = Selection(tasks=frozenset({"first"}), downstream=True)
+MIDDLE = Selection(tasks=frozenset({"m0", "m1", "m2"}))
+
+
+@case("clear_tasks")
+def _clear_tasks(facts: Facts, daemon: Daemon, side: int) -> Shapes:
+    running, queued = facts.runs["running"], facts.runs["queued"]
+    over = (*facts.runs["success"], *facts.runs["failed"])
+    return {
+        "running": (daemon.graphs, running[::-1], Selection()),
+        "one running": (daemon.graphs, running[:1], Selection()),
+        "below the first": (daemon.graphs, running, FIRST_AND_BELOW),
+        "over": (daemon.graphs, over[::-1], Selection()),
+        "all": (daemon.graphs, (*over, *queued, *running), Selection()),
+        "failures": (daemon.graphs, (*running, *over), Selection(only=FAILURES)),
+        "cold": (Graphs(), running, Selection()),
+        "no such run": (daemon.graphs, (10**9,), Selection()),
+    }
+
+
+@case("mark_tasks")
+def _mark_tasks(facts: Facts, daemon: Daemon, side: int) -> Shapes:
+    running, queued = facts.runs["running"], facts.runs["queued"]
+    over = (*facts.runs["success"], *facts.runs["failed"])
+    state = (TaskState.SUCCESS, TaskState.FAILED)[side]
+    return {
+        "running": (daemon.graphs, running[::-1], Selection(), state),
+        "middle": (daemon.graphs, running, MIDDLE, TaskState.SKIPPED),
+        "below the first": (daemon.graphs, running, FIRST_AND_BELOW, state),
+        "over": (daemon.graphs, over, Selection(), TaskState.FAILED),
+        "all": (daemon.graphs, (*over, *queued, *running), Selection(), state),
+        "cold": (Graphs(), running, MIDDLE, state),
+        "no such run": (daemon.graphs, (10**9,), Selection(), state),
+    }
+
+
+@case("mark_runs")
+def _mark_runs(facts: Facts, daemon: Daemon, side: int) -> Shapes:
+    running, queued = facts.runs["running"], facts.runs["queued"]
+    over = (*facts.runs["success"], *facts.runs["failed"])
+    state = (RunState.SUCCESS, RunState.FAILED)[side]
+    return {
+        "running": (running[::-1], state),
+        "queued": (queued, state),
+        "over": (over, RunState.FAILED),
+        "all": ((*over, *queued, *running), state),
+        "no such run": ((10**9,), state),
     }
 
 

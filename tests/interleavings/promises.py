@@ -19,16 +19,17 @@ PROMISES: dict[str, str] = {
     ),
     "more tasks of a run are active than max_active_tasks allows": (
         "SELECT r.run_id, count(*) FROM dag_run r JOIN dag_version v ON v.id = r.version_id"
-        " JOIN task_instance ti ON ti.run_pk = r.id AND ti.state IN ('queued', 'running')"
+        " JOIN task_instance ti ON ti.run_pk = r.id AND ti.state IN ('queued', 'running', 'restarting')"
         " GROUP BY r.id, v.id HAVING count(*) > coalesce((v.document::jsonb ->> 'max_active_tasks')::integer, 16)"
     ),
     "a pool gave more slots than it has": (
         "SELECT p.name, p.slots, sum(ti.pool_slots) FROM pool p JOIN task_instance ti ON ti.pool = p.name"
-        " AND ti.state IN ('queued', 'running') WHERE p.slots >= 0 GROUP BY p.id HAVING sum(ti.pool_slots) > p.slots"
+        " AND ti.state IN ('queued', 'running', 'restarting') WHERE p.slots >= 0 GROUP BY p.id"
+        " HAVING sum(ti.pool_slots) > p.slots"
     ),
     "more tasks are active than the installation allows": (
         "SELECT p.slots, n FROM pool p,"
-        " (SELECT count(*) AS n FROM task_instance WHERE state IN ('queued', 'running')) c"
+        " (SELECT count(*) AS n FROM task_instance WHERE state IN ('queued', 'running', 'restarting')) c"
         " WHERE p.name = '*' AND p.slots >= 0 AND n > p.slots"
     ),
     "two runs of a dag have one logical date": (
@@ -46,7 +47,7 @@ PROMISES: dict[str, str] = {
     ),
     "an instance and its attempt do not agree": (
         "SELECT ti.id, ti.state, a.state FROM task_instance ti JOIN attempt a ON a.token = ti.token"
-        " WHERE a.ti_id <> ti.id OR a.state <> ti.state"
+        " WHERE a.ti_id <> ti.id OR a.state <> replace(ti.state, 'restarting', 'running')"
     ),
     "an attempt lives without its instance": (
         "SELECT a.token, a.state, ti.state FROM attempt a LEFT JOIN task_instance ti ON ti.token = a.token"
@@ -55,7 +56,7 @@ PROMISES: dict[str, str] = {
     "a finished run has tasks under way": (
         "SELECT r.run_id, ti.task_id, ti.state FROM dag_run r JOIN task_instance ti ON ti.run_pk = r.id"
         " WHERE r.state IN ('success', 'failed')"
-        " AND ti.state IN ('none', 'scheduled', 'queued', 'running', 'up_for_retry')"
+        " AND ti.state IN ('none', 'scheduled', 'queued', 'running', 'restarting', 'up_for_retry')"
     ),
     "a run is without all its instances": (
         "SELECT r.run_id FROM dag_run r JOIN dag_version v ON v.id = r.version_id"
@@ -63,15 +64,31 @@ PROMISES: dict[str, str] = {
         " <> jsonb_array_length(v.document::jsonb -> 'tasks')"
     ),
     "a result of a task that did not succeed": (
-        "SELECT ti.id FROM xcom x JOIN task_instance ti ON ti.id = x.ti_id WHERE ti.state = 'none'"
+        "SELECT x.ti_id FROM xcom x WHERE NOT EXISTS"
+        " (SELECT FROM attempt a WHERE a.ti_id = x.ti_id AND a.state = 'success')"
     ),
+    "an attempt of a cleared or marked task was heard": (
+        "SELECT token FROM attempt WHERE state = 'revoked' AND report IS NOT NULL"
+    ),
+    "a cleared or marked attempt was not asked to end": (
+        "SELECT a.token FROM attempt a JOIN task_instance ti ON ti.token = a.token"
+        " WHERE (ti.state = 'restarting' OR ti.imposed IS NOT NULL) AND a.cancel_requested_at IS NULL"
+    ),
+    "a run that begins again keeps its old limit of time": (
+        "SELECT r.run_id FROM dag_run r JOIN event e ON e.run_pk = r.id AND e.kind = 'timeout' WHERE r.state = 'queued'"
+    ),
+    "a queued run keeps something of its earlier life": (
+        "SELECT run_id FROM dag_run WHERE state = 'queued' AND (verdict IS NOT NULL OR start_date IS NOT NULL)"
+    ),
+    "more tries than the retries allow": ("SELECT ti.id FROM task_instance ti WHERE ti.try_number > ti.max_tries + 1"),
     "something was lost with its run": (
         "SELECT ti.id FROM task_instance ti LEFT JOIN dag_run r ON r.id = ti.run_pk WHERE r.id IS NULL"
     ),
     "a running run has nothing that would ever move it": (
         "SELECT r.run_id FROM dag_run r JOIN dag d ON d.id = r.dag_pk WHERE r.state = 'running'"
         " AND NOT EXISTS (SELECT FROM event e WHERE e.run_pk = r.id AND e.kind <> 'timeout') AND NOT EXISTS"
-        " (SELECT FROM task_instance ti WHERE ti.run_pk = r.id AND ti.state IN ('scheduled', 'queued', 'running'))"
+        " (SELECT FROM task_instance ti WHERE ti.run_pk = r.id"
+        " AND ti.state IN ('scheduled', 'queued', 'running', 'restarting'))"
     ),
     "a task ended, and neither an event nor the run knows": (
         "SELECT ti.id FROM task_instance ti WHERE ti.state = 'up_for_retry'"

@@ -18,7 +18,9 @@ async def test_an_empty_database_is_filled_and_a_current_one_left_alone(empty_ds
     async with open_bridge() as bridge:
         before = await migrate.check(bridge, empty_dsn)
         assert (before.current, before.is_current) == (None, False)
-        assert await migrate.upgrade(bridge, empty_dsn) == [before.head]
+        applied = await migrate.upgrade(bridge, empty_dsn)
+        assert (applied[0], applied[-1]) == ("0001", before.head)
+        assert applied == sorted(set(applied))
         assert (await migrate.check(bridge, empty_dsn)).is_current
         assert await migrate.upgrade(bridge, empty_dsn) == []
 

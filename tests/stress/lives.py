@@ -7,8 +7,11 @@ from typing import Any
 from attrs import evolve
 
 from scheduler.commands.cancel import cancel_runs
+from scheduler.commands.clear import clear_tasks
+from scheduler.commands.mark import mark_runs, mark_tasks
+from scheduler.decisions.clearing import FAILURES, Selection
 from scheduler.loading.loader import ImportFailure
-from scheduler.model import Dag, OutcomeKind, Task
+from scheduler.model import Dag, OutcomeKind, RunState, Task, TaskState
 from scheduler.routines.create_runs import create_due_runs
 from scheduler.routines.load_dags import forget_files, store_file
 from scheduler.routines.prune import purge_runs, purge_seats
@@ -157,3 +160,38 @@ async def test_the_short_way_beside_other_runs(dsn: str) -> None:
         assert (await world.advance(done.workloads, result="2")).answers is not None
         await world.end(workloads[3:], OutcomeKind.FAILED, result='"not kept"')
         await world.judge()
+
+
+async def test_tasks_and_runs_are_cleared_and_marked_beside_others(dsn: str) -> None:
+    async with open_world(dsn) as world:
+        await world.put(*five(dagrun_timeout=1000), file="a.py")
+        over = [await world.trigger(f"dag{i}") for i in range(5)]
+        await world.round()
+        workloads = await world.admit()
+        await world.start(workloads)
+        await world.end(workloads[::2], OutcomeKind.FAILED)
+        await world.end(workloads[1::2], result='"kept"')
+        await world.judge()
+        going = [await world.trigger(f"dag{i}") for i in range(5)]
+        await world.round(result='"of first"')
+        attempts = await world.admit()
+        assert len(attempts) == 10
+        await world.start(attempts[:6])
+        runs = {row["run_id"]: row["id"] for row in await world.rows("SELECT id, run_id FROM dag_run")}
+        old, new = [runs[name] for name in over], [runs[name] for name in going]
+        wide, some = Selection(), Selection(tasks=frozenset({"m0", "last"}))
+        # two of which attempts run, one with queued ones; running tasks get their marks later, and one is cleared then
+        await world.store.transact(mark_tasks, world.graphs, new[:2], some, TaskState.SKIPPED)
+        await world.store.transact(clear_tasks, world.graphs, [new[4], new[1], new[2]], wide)
+        await world.store.transact(mark_tasks, world.graphs, new[3:4], some, TaskState.SUCCESS)
+        await world.end(attempts[:6], OutcomeKind.FAILED, result='"not kept"', reason="cancelled")
+        await world.judge()
+        await world.store.transact(clear_tasks, world.graphs, old[1:3], Selection(only=FAILURES))
+        await world.store.transact(mark_tasks, world.graphs, old[3:], Selection(), TaskState.SUCCESS)
+        await world.store.transact(mark_runs, [*old[:1], *old[3:], *new], RunState.FAILED)
+        world.later(seconds=1)
+        await world.store.transact(mark_runs, [*old[1:3], *new[:2]], RunState.SUCCESS)
+        await world.judge()
+        await world.store.transact(clear_tasks, world.graphs, old, wide)
+        await world.store.transact(start_queued_runs, world.graphs, 10)
+        await world.round()

@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 from attrs import define, field
 
+from scheduler.store import engine
 from scheduler.store.locks import Lock, LockStatement, Mode, Wait
 from scheduler.store.statements import compiled
 from scheduler.store.writer import Transaction
@@ -249,7 +250,8 @@ class Inspector:
             await driver.execute("ROLLBACK TO SAVEPOINT judging")
 
 
-TASK_STATES = ("none", "scheduled", "queued", "running", "success", "failed", "skipped", "up_for_retry")
+ACTIVE = ("queued", "running", "restarting")
+TASK_STATES = ("none", "scheduled", *ACTIVE, "success", "failed", "skipped", "up_for_retry")
 RUN_STATES = ("queued", "running", "success", "failed")
 
 
@@ -259,7 +261,7 @@ def disturbances(lock: Lock, keys: Sequence[int]) -> list[str]:
     if lock is Lock.TASK_INSTANCE:
         made = [
             f"UPDATE task_instance SET state = '{state}', token ="
-            f" {'coalesce(token, gen_random_uuid())' if state in ('queued', 'running') else 'NULL'} {which}"
+            f" {'coalesce(token, gen_random_uuid())' if state in ACTIVE else 'NULL'} {which}"
             for state in TASK_STATES
         ]
         made.append(f"UPDATE task_instance SET token = gen_random_uuid() {which} AND token IS NOT NULL")
@@ -295,9 +297,16 @@ def inspecting(inspector: Inspector) -> Iterator[None]:
 
         return through
 
+    # the inspections happen inside the transactions and take many times as long as these
+    limits: Any = engine
+    usual, limits.Limits = (
+        engine.Limits,
+        lambda: usual(statement=30.0, command=30.5, transaction=60.0, server_transaction=60.0),
+    )
     patched: Any = Transaction
     patched.lock, patched.write, patched.write_with_satellites = inspected_lock, inspected(write), inspected(both)
     try:
         yield
     finally:
+        limits.Limits = usual
         patched.lock, patched.write, patched.write_with_satellites = lock, write, both
