@@ -2,7 +2,7 @@
 
 Ranks only rise inside a transaction, each rank is locked once, by one statement on one table, ordered by its
 immutable primary key. Only this module and `transaction.py` hold locking clauses and commits. The order check
-runs on every acquisition, in production too.
+runs on every acquisition, in production too. Before all ranks comes the schema, which only a migration locks.
 """
 
 from collections.abc import Iterable
@@ -114,6 +114,21 @@ def by_key(
     """Lock the rows with a key in the parameter `keys` that also satisfy `conditions`."""
     where = sa.and_(lock.table.c.id == sa.any_(keys_param()), *conditions)
     return locking(lock, where, wait=wait, mode=mode)
+
+
+_ONE_AT_A_TIME = 0x61_73_79_6E_63
+"""The advisory lock's number: "async" in ASCII."""
+TRY_SCHEMA = sa.text(f"SELECT pg_try_advisory_xact_lock({_ONE_AT_A_TIME})")
+"""A migration's first lock, tried and not waited for: keeps two of them apart until the transaction ends."""
+
+
+def lock_table(name: str, *, wait: Wait) -> sa.TextClause:
+    """Lock out everybody else from a whole table; with SKIP it fails with 55P03 at once if somebody is there.
+
+    Writers touch tables in an order of their own, so a transaction may wait for the first table it locks and for
+    no other.
+    """
+    return sa.text(f'LOCK TABLE "{name}" IN ACCESS EXCLUSIVE MODE{" NOWAIT" if wait is Wait.SKIP else ""}')
 
 
 @frozen

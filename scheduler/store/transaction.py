@@ -17,7 +17,7 @@ import asyncpg
 import sqlalchemy as sa
 import trio
 from attrs import define, field
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from nurseries.bridge import Bridge, deadline
 from scheduler.model.facts import Fact
@@ -270,3 +270,28 @@ async def _rolled_back_on_error(driver: Any) -> AsyncIterator[None]:
 
 async def _nothing(_: Reading) -> None:
     return None
+
+
+async def alter(
+    bridge: Bridge, dsn: str, work: Callable[Concatenate[sa.Connection, P], T], /, *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """Run `work` as one transaction on a connection of its own, with nothing bounded: for migrations.
+
+    Raises StoreUnavailable, Conflict, DatabaseRefused, and whatever `work` raises; then nothing was committed.
+    """
+
+    async def crossing() -> T:
+        engine = create_async_engine(dsn, pool_size=1, connect_args={"timeout": 5})
+        try:
+            async with engine.begin() as connection:
+                return await connection.run_sync(work, *args, **kwargs)
+        finally:
+            await engine.dispose()
+
+    try:
+        return await bridge.shielded(crossing)
+    except Exception as error:
+        raised = translate(error, committing=False, xid=None)
+        if raised is None:
+            raise
+        raise raised from error

@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.database import Server, running_server
-from tests.end_to_end.daemon import LIMIT_S, Daemon, running, until
+from tests.end_to_end.daemon import LIMIT_S, Daemon, opened, running, until
 
 DAGS = """
 import time
@@ -135,6 +135,21 @@ def test_a_killed_daemon_finds_everything_again(daemon: Daemon) -> None:
     (daemon.dags / "gate").touch()
     assert daemon.state(run) == "success"
     assert daemon.task(run, "hold")["try_number"] == 1
+
+
+def test_two_daemons_that_start_at_once_on_an_empty_database_both_run(server: Server, tmp_path: Path) -> None:
+    with server.database(template="template0") as dsn, ExitStack() as stack:
+        address = dsn.replace("postgresql+asyncpg://", "postgresql://")
+        both = [
+            stack.enter_context(opened(tmp_path / name, {"all.py": DAGS}, "--database", address)) for name in ("a", "b")
+        ]
+        for daemon in both:
+            daemon.launch()
+        for daemon in both:
+            daemon.hear("ready: ")
+            until("its DAGs are known", lambda daemon=daemon: daemon.ask("dags.list"))
+        for daemon in both:
+            assert daemon.state(daemon.trigger("fan")) == "success"
 
 
 def test_a_server_that_is_restarted_is_waited_for(tmp_path: Path) -> None:

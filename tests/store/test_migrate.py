@@ -1,5 +1,8 @@
 """Migrations: an empty database, a current one, one that is ahead, two at once; and the schema equals the tables."""
 
+from contextlib import AsyncExitStack
+
+import asyncpg
 import pytest
 import sqlalchemy as sa
 import trio
@@ -10,6 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from nurseries.bridge import open_bridge
 from scheduler.store import migrate
 from scheduler.store.errors import DatabaseRefused, SchemaMismatch, StoreUnavailable
+from scheduler.store.locks import TRY_SCHEMA
 from scheduler.store.tables import metadata
 from tests.database import Server
 
@@ -25,23 +29,33 @@ async def test_an_empty_database_is_filled_and_a_current_one_left_alone(empty_ds
         assert await migrate.upgrade(bridge, empty_dsn) == []
 
 
-async def test_two_migrations_at_once_do_not_meet(empty_dsn: str) -> None:
-    results: list[object] = []
+async def test_several_migrations_at_once_wait_for_the_one_that_came_first(empty_dsn: str) -> None:
+    results: list[list[str]] = []
 
     async def upgrade() -> None:
-        try:
-            results.append(await migrate.upgrade(bridge, empty_dsn))
-        except StoreUnavailable as error:
-            results.append(str(error))
+        results.append(await migrate.upgrade(bridge, empty_dsn))
 
     async with open_bridge() as bridge:
         async with trio.open_nursery() as nursery:
-            for _ in range(3):
+            for _ in range(5):
                 nursery.start_soon(upgrade)
         assert (await migrate.check(bridge, empty_dsn)).is_current
-    refused = [one for one in results if isinstance(one, str)]
-    assert len(results) - len(refused) >= 1
-    assert all("another migration" in one for one in refused)
+    assert sorted(results) == [[], [], [], [], [migrate.head()]]
+
+
+async def test_a_migration_that_takes_too_long_is_not_waited_for_forever(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrate, "PATIENCE_SECONDS", 1.6)
+    async with open_bridge() as bridge, AsyncExitStack() as stack:
+        other = await bridge.shielded(asyncpg.connect, empty_dsn.replace("+asyncpg", ""))
+        stack.push_async_callback(bridge.shielded, other.close)
+        await bridge.shielded(other.execute, "BEGIN")
+        await bridge.shielded(other.execute, str(TRY_SCHEMA))
+        with pytest.raises(StoreUnavailable, match="another migration"):
+            await migrate.upgrade(bridge, empty_dsn)
+        await bridge.shielded(other.execute, "ROLLBACK")
+        assert await migrate.upgrade(bridge, empty_dsn) == [migrate.head()]
 
 
 async def test_a_schema_from_the_future_is_refused_and_not_touched(server: Server, dsn: str) -> None:
