@@ -8,6 +8,7 @@ import sqlalchemy as sa
 import trio
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from nurseries.bridge import open_bridge
@@ -16,6 +17,8 @@ from scheduler.store.errors import DatabaseRefused, SchemaMismatch, StoreUnavail
 from scheduler.store.locks import TRY_SCHEMA
 from scheduler.store.tables import metadata
 from tests.database import Server
+
+ALL = [step.revision for step in reversed(list(ScriptDirectory(str(migrate.SCRIPTS)).walk_revisions()))]
 
 
 async def test_an_empty_database_is_filled_and_a_current_one_left_alone(empty_dsn: str) -> None:
@@ -40,7 +43,7 @@ async def test_several_migrations_at_once_wait_for_the_one_that_came_first(empty
             for _ in range(5):
                 nursery.start_soon(upgrade)
         assert (await migrate.check(bridge, empty_dsn)).is_current
-    assert sorted(results) == [[], [], [], [], [migrate.head()]]
+    assert sorted(results) == [[], [], [], [], ALL]
 
 
 async def test_a_migration_that_takes_too_long_is_not_waited_for_forever(
@@ -55,7 +58,7 @@ async def test_a_migration_that_takes_too_long_is_not_waited_for_forever(
         with pytest.raises(StoreUnavailable, match="another migration"):
             await migrate.upgrade(bridge, empty_dsn)
         await bridge.shielded(other.execute, "ROLLBACK")
-        assert await migrate.upgrade(bridge, empty_dsn) == [migrate.head()]
+        assert await migrate.upgrade(bridge, empty_dsn) == ALL
 
 
 async def test_a_schema_from_the_future_is_refused_and_not_touched(server: Server, dsn: str) -> None:

@@ -18,6 +18,7 @@ from tests.database import Server
 from tests.store.schema_changes import further_migration
 from tests.world import chain, open_world
 
+HEAD = migrate.head()
 COLUMN = "ALTER TABLE task_instance ADD COLUMN more integer; ALTER TABLE dag ADD COLUMN more integer"
 
 
@@ -117,7 +118,7 @@ async def test_it_gives_up_after_its_patience_and_holds_nobody_up_that_long(
                 heard = True
             assert 2.0 < waited < 8.0, f"{waited:.1f} s with a patience of 4"
             assert written > 20, "others were held up"
-            assert (await migrate.check(world.bridge, dsn)).current == "0001"
+            assert (await migrate.check(world.bridge, dsn)).current == HEAD
 
 
 async def test_a_migration_that_locks_what_it_did_not_lock_at_first_is_refused(
@@ -130,7 +131,7 @@ async def test_a_migration_that_locks_what_it_did_not_lock_at_first_is_refused(
             refused = pytest.raises(LockOrderError, match=r"not locked at its beginning: \['theirs'\]")
             with further_migration(tmp_path, f"{COLUMN}; {statement}"), refused:
                 await migrate.upgrade(bridge, dsn)
-        assert (await migrate.check(bridge, dsn)).current == "0001"
+        assert (await migrate.check(bridge, dsn)).current == HEAD
     assert server.sql("SELECT * FROM theirs", name) == "1"
 
 
@@ -138,6 +139,6 @@ async def test_what_is_missing_comes_as_one_or_not_at_all(server: Server, dsn: s
     async with open_bridge() as bridge:
         with further_migration(tmp_path, COLUMN, "SELECT 1 / 0"), pytest.raises(Exception, match="division by zero"):
             await migrate.upgrade(bridge, dsn)
-        assert (await migrate.check(bridge, dsn)).current == "0001"
+        assert (await migrate.check(bridge, dsn)).current == HEAD
         with further_migration(tmp_path, COLUMN, "SELECT 1") as revisions:
             assert await migrate.upgrade(bridge, dsn) == revisions

@@ -9,8 +9,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # both tables first, in the order of ranks: nobody is met halfway
-    op.execute("LOCK TABLE dag_run, task_instance IN ACCESS EXCLUSIVE MODE")
     op.execute("ALTER TABLE dag_run ADD COLUMN clear_count integer NOT NULL DEFAULT 0")
     op.execute(
         "ALTER TABLE task_instance ADD COLUMN imposed text"
