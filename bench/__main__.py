@@ -8,18 +8,23 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from attrs import asdict
 from rich.console import Console
 
 from bench import ceiling, end_to_end, machine, plot, scheduler_only, table
 from bench.daemon import Failed
+from bench.growth import measures as growth
+from bench.growth.sizes import NAMES as SIZES
+from bench.growth.sizes import Sizes
 from bench.measure import Report
 from bench.server import Server, running_server
 
-STARTUP, CEILING, SCHEDULER = "startup", "ceiling", "scheduler"
-NAMES = (STARTUP, *end_to_end.MEASURES, CEILING, SCHEDULER)
+STARTUP, CEILING, SCHEDULER, GROWTH = "startup", "ceiling", "scheduler", "growth"
+NAMES = (STARTUP, *end_to_end.MEASURES, CEILING, SCHEDULER, GROWTH, *growth.MEASURES)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -34,9 +39,18 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--directory", type=Path, metavar="DIR", help="where homes and databases are made (default: a temporary one)"
     )
+    parser.add_argument(
+        "--size", action="append", default=[], metavar="NAME=N", help=f"of growth: one of {', '.join(SIZES)}"
+    )
     chosen = parser.parse_args(given)
     if chosen.repeat < 1:
         parser.error("--repeat must be at least 1")
+    chosen.sizes = Sizes.quick() if chosen.quick else Sizes()
+    for text in chosen.size:
+        try:
+            chosen.sizes.set(text)
+        except ValueError as error:
+            parser.error(str(error))
     return chosen
 
 
@@ -64,7 +78,11 @@ class Session:
 
     def __init__(self, chosen: argparse.Namespace, console: Console) -> None:
         self.wanted = set(chosen.only or NAMES)
+        if GROWTH in self.wanted:
+            self.wanted |= growth.MEASURES.keys()
         self.quick: bool = chosen.quick
+        self.repeat: int = chosen.repeat
+        self.sizes: Sizes = chosen.sizes
         self.directory: Path = chosen.directory or default_directory()
         self.report = Report()
         self.machine = machine.describe(self.directory)
@@ -116,9 +134,22 @@ class Session:
 
         self.attempt("a server", work)
 
+    def growth(self) -> None:
+        """Everything about growth, once in a session, with as many rounds as there are repetitions."""
+        wanted = [name for name in growth.MEASURES if name in self.wanted]
+        self.settings["growth"] = asdict(self.sizes)
+
+        def work(name: str) -> None:
+            with scratch(self.directory) as place, running_server(place) as server:
+                self.describe(server)
+                growth.MEASURES[name](growth.Ground(server, place, self.sizes, self.repeat, self.report))
+
+        for name in wanted:
+            self.attempt(f"growth: {name}", partial(work, name))
+
     def look_at_server(self) -> None:
         """Start a server once only to know what is measured, if nothing else will need one."""
-        if not self.wanted & {CEILING, SCHEDULER}:
+        if not self.wanted & {CEILING, SCHEDULER, *growth.MEASURES}:
 
             def work() -> None:
                 with scratch(self.directory) as place, running_server(place) as server:
@@ -150,6 +181,7 @@ def main(given: list[str] | None = None) -> int:
         console.print(f"repetition {number} of {chosen.repeat}", style="bold")
         session.on_a_server()
         session.from_outside()
+    session.growth()
     output = Console(width=None if sys.stdout.isatty() else 140)
     table.show(session.report, session.machine, session.settings, console=output)
     chosen.json.parent.mkdir(parents=True, exist_ok=True)

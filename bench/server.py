@@ -52,7 +52,16 @@ class Server:
 
     def administer(self, *statements: str) -> list[Sequence[Any]]:
         """Run statements as superuser, one by one; return the rows of the last one."""
-        return asyncio.run(_run(plain(self.dsn).replace(f"//{ROLE}@", f"//{SUPERUSER}@", 1), statements))
+        return asyncio.run(_run(self.as_superuser(self.dsn), statements))
+
+    @staticmethod
+    def as_superuser(dsn: str) -> str:
+        """The address of a database for asyncpg itself, as the superuser."""
+        return plain(dsn).replace(f"//{ROLE}@", f"//{SUPERUSER}@", 1)
+
+    def count_blocks(self, dsn: str) -> None:
+        """Let statements in a database be counted: the embedded server has the library loaded."""
+        asyncio.run(_run(self.as_superuser(dsn), ["CREATE EXTENSION IF NOT EXISTS pg_stat_statements"]))
 
     @contextmanager
     def migrated(self, name: str) -> Iterator[str]:
