@@ -5,6 +5,7 @@
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class StepCost:
 
     dag_id: str
     cost: Cost
-    blocks: int | None
+    blocks: Counter[str] | None
     """Pages of 8 kB that its statements touched, in memory or not; None without pg_stat_statements."""
 
     def as_json(self) -> dict[str, Any]:
@@ -74,23 +75,25 @@ class StepCost:
             "statements": cost.statements,
             "transactions": cost.transactions,
             "wal_bytes": cost.wal_bytes,
-            "blocks": self.blocks,
+            "blocks": None if self.blocks is None else self.blocks.total(),
+            "most_blocks": None if self.blocks is None else dict(self.blocks.most_common(12)),
             "slowest": dict(list(cost.seconds_by_statement.items())[:12]),
         }
 
 
-async def blocks_touched(reading: Reading) -> int | None:
-    """By statements in this database, since the server counts."""
+async def blocks_touched(reading: Reading) -> Counter[str] | None:
+    """By statement, in this database, since the server counts."""
     (has,) = await reading.fetch(sa.text("SELECT to_regclass('pg_stat_statements') IS NOT NULL AS it"))
     if not has["it"]:
         return None
-    (row,) = await reading.fetch(
+    rows = await reading.fetch(
         sa.text(
-            "SELECT coalesce(sum(shared_blks_hit + shared_blks_read), 0)::bigint AS n FROM pg_stat_statements"
-            " WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            "SELECT left(query, 100) AS query, sum(shared_blks_hit + shared_blks_read)::bigint AS n"
+            " FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " GROUP BY 1"
         )
     )
-    return int(row["n"])
+    return Counter({row["query"]: row["n"] for row in rows})
 
 
 async def do(bench: Bench, step: Step) -> StepCost:
