@@ -66,7 +66,7 @@ def per_task(costs: Sequence[dict[str, Any]]) -> dict[str, float]:
     tasks = sum(cost["tasks"] for cost in costs)
 
     def of(what: Callable[[dict[str, Any]], float]) -> float:
-        return sum(what(cost) for cost in costs) / tasks
+        return float(sum(what(cost) for cost in costs) / tasks)
 
     def cpu(*names: str) -> float:
         return 1000 * of(lambda cost: sum(cost["cpu_s"].get(name, 0.0) for name in names))

@@ -15,7 +15,7 @@ from bench.server import plain
 from nurseries.bridge import open_bridge
 from tests.database import Server
 
-SHAPES = Shapes(chain=40, fan=200, tree=3, grid=3, runs=20)
+SHAPES = Shapes(chain=20, fan=100, tree=3, grid=3, runs=10)
 INSTANCES = 50_000
 
 HISTORY = ("dag_run", "task_instance", "attempt", "xcom", "event")
