@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,16 +21,27 @@ from bench.growth import measures as growth
 from bench.growth.sizes import NAMES as SIZES
 from bench.growth.sizes import Sizes
 from bench.measure import Report
+from bench.peers import compare as peers
+from bench.peers import plot as peers_plot
+from bench.peers import show as peers_show
+from bench.peers.shapes import Sizes as PeerSizes
 from bench.server import Server, running_server
 
-STARTUP, CEILING, SCHEDULER, GROWTH = "startup", "ceiling", "scheduler", "growth"
-NAMES = (STARTUP, *end_to_end.MEASURES, CEILING, SCHEDULER, GROWTH, *growth.MEASURES)
+STARTUP, CEILING, SCHEDULER, GROWTH, PEERS = "startup", "ceiling", "scheduler", "growth", "peers"
+NAMES = (STARTUP, *end_to_end.MEASURES, CEILING, SCHEDULER, GROWTH, *growth.MEASURES, PEERS)
 RESULTS = Path(__file__).parent / "results"
 
 
 def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure asyncsched; see bench/README.md.")
     parser.add_argument("--only", action="append", choices=NAMES, metavar="NAME", help=f"one of {', '.join(NAMES)}")
+    parser.add_argument("--without", action="append", choices=NAMES, metavar="NAME", default=[], help="all but this")
+    parser.add_argument(
+        "--peer", action="append", choices=tuple(peers.load()), metavar="NAME", default=[], help="only this peer"
+    )
+    parser.add_argument(
+        "--peer-size", action="append", metavar="NAME=N", default=[], help="of what peers are measured with"
+    )
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="repetitions (default 3)")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything works")
     parser.add_argument(
@@ -46,11 +57,14 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     if chosen.repeat < 1:
         parser.error("--repeat must be at least 1")
     chosen.sizes = Sizes.quick() if chosen.quick else Sizes()
-    for text in chosen.size:
-        try:
+    chosen.peer_sizes = PeerSizes.quick() if chosen.quick else PeerSizes()
+    try:
+        for text in chosen.size:
             chosen.sizes.set(text)
-        except ValueError as error:
-            parser.error(str(error))
+        for text in chosen.peer_size:
+            chosen.peer_sizes = chosen.peer_sizes.with_size(text)
+    except ValueError as error:
+        parser.error(str(error))
     return chosen
 
 
@@ -73,13 +87,17 @@ def scratch(below: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def _with_growth(names: Iterable[str]) -> set[str]:
+    """The names, and for growth also its parts."""
+    chosen = set(names)
+    return chosen | growth.MEASURES.keys() if GROWTH in chosen else chosen
+
+
 class Session:
     """One invocation: what is measured, where, and what came of it."""
 
     def __init__(self, chosen: argparse.Namespace, console: Console) -> None:
-        self.wanted = set(chosen.only or NAMES)
-        if GROWTH in self.wanted:
-            self.wanted |= growth.MEASURES.keys()
+        self.wanted = _with_growth(chosen.only or NAMES) - _with_growth(chosen.without)
         self.quick: bool = chosen.quick
         self.repeat: int = chosen.repeat
         self.sizes: Sizes = chosen.sizes
@@ -88,6 +106,9 @@ class Session:
         self.machine = machine.describe(self.directory)
         self.settings: dict[str, Any] = {"repeat": chosen.repeat, "quick": chosen.quick}
         self.console = console
+        self.peers = peers.Comparison.of(
+            lambda: scratch(self.directory), console, quick=chosen.quick, sizes=chosen.peer_sizes, only=chosen.peer
+        )
 
     def attempt(self, what: str, work: Callable[[], None]) -> None:
         """Do one piece; what goes wrong is shown at the end, and the rest is measured all the same."""
@@ -147,6 +168,15 @@ class Session:
         for name in wanted:
             self.attempt(f"growth: {name}", partial(work, name))
 
+    def beside_peers(self, number: int) -> None:
+        """One repetition of ours and the others in turn; before the first, the others are installed."""
+        if PEERS not in self.wanted:
+            return
+        if number == 1:
+            self.settings["peers"] = asdict(self.peers.sizes)
+            self.peers.prepare()
+        self.peers.repetition(number)
+
     def look_at_server(self) -> None:
         """Start a server once only to know what is measured, if nothing else will need one."""
         if not self.wanted & {CEILING, SCHEDULER, *growth.MEASURES}:
@@ -168,6 +198,7 @@ class Session:
             "machine": self.machine,
             "settings": self.settings,
             "measures": [one.as_json() for one in self.report.ordered()],
+            "peers": self.peers.board.as_json(),
             "failures": self.report.failures,
         }
 
@@ -181,13 +212,19 @@ def main(given: list[str] | None = None) -> int:
         console.print(f"repetition {number} of {chosen.repeat}", style="bold")
         session.on_a_server()
         session.from_outside()
+        session.beside_peers(number)
     session.growth()
     output = Console(width=None if sys.stdout.isatty() else 140)
     table.show(session.report, session.machine, session.settings, console=output)
+    peers_show.show(session.peers.board, output)
     chosen.json.parent.mkdir(parents=True, exist_ok=True)
     chosen.json.write_text(json.dumps(session.as_json(), indent=1) + "\n")
     chosen.json.with_suffix(".svg").write_text(plot.draw(session.report, session.machine))
     console.print(f"written: {chosen.json} and {chosen.json.with_suffix('.svg').name}", style="dim")
+    if session.peers.board.sides:
+        drawing = chosen.json.with_suffix(".peers.svg")
+        drawing.write_text(peers_plot.draw(session.peers.board, session.machine))
+        console.print(f"written: {drawing}", style="dim")
     return 1 if session.report.failures else 0
 
 
