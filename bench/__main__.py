@@ -216,7 +216,7 @@ def main(given: list[str] | None = None) -> int:
     session.growth()
     output = Console(width=None if sys.stdout.isatty() else 140)
     table.show(session.report, session.machine, session.settings, console=output)
-    peers_show.show(session.peers.board, output)
+    peers_show.show(session.peers.board, session.peers.sizes, output)
     chosen.json.parent.mkdir(parents=True, exist_ok=True)
     chosen.json.write_text(json.dumps(session.as_json(), indent=1) + "\n")
     chosen.json.with_suffix(".svg").write_text(plot.draw(session.report, session.machine))
@@ -225,7 +225,7 @@ def main(given: list[str] | None = None) -> int:
         drawing = chosen.json.with_suffix(".peers.svg")
         drawing.write_text(peers_plot.draw(session.peers.board, session.machine))
         console.print(f"written: {drawing}", style="dim")
-    return 1 if session.report.failures else 0
+    return 1 if session.report.failures or session.peers.ours_failed() else 0
 
 
 if __name__ == "__main__":

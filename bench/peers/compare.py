@@ -169,6 +169,11 @@ class Comparison:
                     reasons[pin.name] = str(error)
             side.missing = reasons.get(pin.name)
 
+    def ours_failed(self) -> bool:
+        """Whether something of ours could not be measured: that is a fault, a peer that is missing is none."""
+        ours = [self.board.sides[one.key] for one in self.contenders if one.peer is None and self.board.sides]
+        return any(side.report.failures for side in ours)
+
     def repetition(self, number: int) -> None:
         """Everybody once; whoever was last in one repetition is first in the next."""
         for one in self.contenders if number % 2 else reversed(self.contenders):

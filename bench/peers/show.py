@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.peers.board import MEASURES, TITLES, Board, Cell
+from bench.peers.shapes import Sizes
 from bench.table import figure
 
 
@@ -30,13 +31,23 @@ def rows(board: Board, group: str) -> list[list[str]]:
     return found
 
 
-def show(board: Board, console: Console) -> None:
+def sizes(chosen: Sizes) -> str:
+    """What the figures were measured with, in words."""
+    return (
+        f"chain of {chosen.chain}, 1 -> {chosen.fan} -> 1, {chosen.runs} runs x 10 ({chosen.our_runs} for ours), "
+        f"{chosen.triggers} triggers, idle {chosen.idle_s:.0f} s; {chosen.jobs:,} jobs, {chosen.pickups} pick-ups; "
+        f"at most {chosen.limit_s:.0f} s for one piece and {chosen.budget_s:.0f} s for one system"
+    )
+
+
+def show(board: Board, chosen: Sizes, console: Console) -> None:
     """Print a table for each group that has a system, then what could not be measured."""
     for group, title in TITLES.items():
         sides = board.group(group)
         if not sides:
             continue
-        notes = [f"{side.title}: {side.what}" for side in sides if side.what]
+        notes = [sizes(chosen), "xN: so many times ours; in parentheses the smallest and the largest"]
+        notes += [f"{side.title}: {side.what}" for side in sides if side.what]
         table = Table(title=title, title_justify="left", caption="\n".join(notes), caption_justify="left")
         table.add_column("measure")
         for side in sides:

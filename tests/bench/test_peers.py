@@ -207,9 +207,10 @@ def test_who_is_missing_has_a_line_with_the_reason() -> None:
 
 def test_the_table_shows_everybody() -> None:
     out = Console(file=io.StringIO(), width=200)
-    show.show(board(), out)
+    show.show(board(), Sizes(runs=7), out)
     text = out.file.getvalue()  # type: ignore[attr-defined]
     assert "20 (10 - 30) x10" in text
+    assert "7 runs x 10" in text
     assert "Gone: not measured: cannot be installed: no wheel" in text
     assert show.rows(board(), DAGS)[0][-1] == "-"
 
@@ -270,7 +271,9 @@ def test_every_second_repetition_goes_the_other_way(tmp_path: Path) -> None:
 def test_one_that_breaks_does_not_stop_the_others(tmp_path: Path) -> None:
     order: list[str] = []
     made = comparison(tmp_path, order, failing="b")
+    assert not made.ours_failed()
     made.repetition(1)
+    assert made.ours_failed()
     assert order == ["a", "b", "c"]
     assert "boom" in made.board.not_measured(DAGS)[0]
     assert made.board.cells(DAGS, "chain")[2] is not None
