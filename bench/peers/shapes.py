@@ -28,7 +28,7 @@ class Sizes:
     triggers_s: float = 40.0
     """No more triggers are sent after this time, as long as there are three."""
     idle_s: float = 15.0
-    settle_s: float = 3.0
+    settle_s: float = 5.0
     jobs: int = 10_000
     pickups: int = 200
     limit_s: float = 120.0
@@ -54,7 +54,7 @@ class Sizes:
             triggers=3,
             triggers_s=15.0,
             idle_s=3.0,
-            settle_s=0.5,
+            settle_s=2.0,
             jobs=500,
             pickups=20,
             budget_s=150.0,
