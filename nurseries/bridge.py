@@ -17,6 +17,7 @@ import trio
 import trio_asyncio
 
 from nurseries.errors import CrossingCancelled
+from nurseries.timers import tidy_timers
 
 T = TypeVar("T")
 
@@ -126,6 +127,7 @@ async def open_bridge(*, on_error: Callable[[BaseException], None] | None = None
     block in an exception group.
     """
     async with trio_asyncio.open_loop() as loop:
+        tidy_timers(loop)
         bridge = Bridge(loop, on_error)
         loop.set_exception_handler(bridge._unhandled)  # noqa: SLF001 - private to the users of a bridge, not to this file
         yield bridge

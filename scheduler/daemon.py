@@ -43,11 +43,13 @@ from scheduler.loading.sources import PinnedSources
 from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.pictures import Pictures
 from scheduler.procedures.placement import Place
+from scheduler.procedures.steadiness import Steadiness
 from scheduler.routines.cancel_attempts import CancelAttempts
 from scheduler.routines.create_runs import CreateRuns
 from scheduler.routines.enqueue_tasks import EnqueueTasks
 from scheduler.routines.heartbeat import Heartbeat
 from scheduler.routines.load_dags import STORED, LoadDags
+from scheduler.routines.look_out import LookOut
 from scheduler.routines.prune import Prune
 from scheduler.routines.record_outcomes import RecordOutcomes
 from scheduler.routines.rescue import Rescue
@@ -124,7 +126,7 @@ class Daemon:
         config, store, graphs, executor = self.settings.config, self.store, self.graphs, self.executor
         home, dags_dir = self.settings.home, self.settings.dags_dir
         place = Place(daemon=self.seat.uuid, logs=home.logs, source_path=self.sources.path, dags_dir=dags_dir)
-        pictures = Pictures()
+        pictures, steadiness = Pictures(), Steadiness(clock=self.clock)
         dispatch = Dispatch(store=store, executor=executor, place=place, sources=self.sources)
         self.loader = LoadDags(
             store=store,
@@ -139,6 +141,7 @@ class Daemon:
         )
         return [
             self.loader,
+            LookOut(store=store, steadiness=steadiness, poke=self.switchboard.poke),
             CreateRuns(store=store, graphs=graphs),
             StartRuns(store=store, graphs=graphs),
             ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
@@ -147,7 +150,7 @@ class Daemon:
             RecordOutcomes(store=store, graphs=graphs, pictures=pictures, executor=executor, dispatch=dispatch),
             CancelAttempts(store=store, executor=executor),
             TimeOutRuns(store=store),
-            Rescue(store=store, graphs=graphs, clock=self.clock),
+            Rescue(store=store, graphs=graphs, steadiness=steadiness),
             Heartbeat(store=store, executor=executor, clock=self.clock, seat=self.seat),
             WarmWorkers(
                 store=store,

@@ -92,7 +92,7 @@ class CreateRuns:
     store: Store
     graphs: Graphs
     at_most: int = 100
-    pace = Pace(seconds=10)
+    pace = Pace(seconds=60)
     wakes_on = (Topic.DAG_DUE, Topic.RUN_FINISHED)
 
     async def step(self) -> Progress:

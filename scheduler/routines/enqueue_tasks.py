@@ -109,7 +109,7 @@ class EnqueueTasks:
     store: Store
     graphs: Graphs
     dispatch: Dispatch
-    pace = Pace(seconds=5)
+    pace = Pace(seconds=60)
     wakes_on = (Topic.TASK_SCHEDULED, Topic.SLOT_FREED, Topic.WORKER_CHANGED)
 
     async def step(self) -> Progress:

@@ -7,16 +7,15 @@ start can no longer be won. Judged on the database's clock, by any daemon.
 After a start or an outage of the database nobody is thought dead for one lease: they could not renew it either.
 """
 
-from attrs import define, field
+from attrs import frozen
 
-from nurseries.clock import Clock
 from nurseries.routine import Pace, Progress
 from scheduler.model import Outcome, OutcomeKind
 from scheduler.procedures.settle import Verdict, settle
+from scheduler.procedures.steadiness import Steadiness
 from scheduler.store import tasks
 from scheduler.store.documents import Graphs
 from scheduler.store.locks import Lock
-from scheduler.store.seats import LEASE_SECONDS
 from scheduler.store.topics import Topic
 from scheduler.store.transaction import Store
 from scheduler.store.writer import Transaction, writer
@@ -49,25 +48,19 @@ async def _lose(tx: Transaction, graphs: Graphs, tokens: list[str], *, reason: s
     return sum(1 for verdict in answers.values() if verdict is Verdict.ACCEPTED)
 
 
-@define(kw_only=True, eq=False)
+@frozen(kw_only=True)
 class Rescue:
-    """Bounded batches; who is skipped, because somebody holds its row, is found again at the next pace."""
+    """Bounded batches; who is skipped, because somebody holds its row, is found again by look_out."""
 
     store: Store
     graphs: Graphs
-    clock: Clock
+    steadiness: Steadiness
     at_most: int = 200
-    pace = Pace(seconds=5)
-    wakes_on = (Topic.WORKER_CHANGED,)
-    _good_since: float | None = field(default=None, init=False)
-    _last_step: float = field(default=0.0, init=False)
+    pace = Pace(seconds=60)
+    wakes_on = (Topic.WORKER_CHANGED, Topic.ATTEMPT_LOST)
 
     async def step(self) -> Progress:
-        now = self.clock.monotonic()
-        if self._good_since is None or now - self._last_step > LEASE_SECONDS:
-            self._good_since = now  # the daemon has just come up, or stood still with everybody else
-        self._last_step = now
         found = await self.store.transact(rescue_stuck, self.graphs, self.at_most)
-        if now - self._good_since >= LEASE_SECONDS:
+        if self.steadiness.is_long_enough:
             found += await self.store.transact(rescue_lost, self.graphs, self.at_most)
         return Progress.MORE if found >= self.at_most else Progress.IDLE

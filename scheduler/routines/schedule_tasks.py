@@ -144,7 +144,7 @@ class ScheduleTasks:
     graphs: Graphs
     pictures: Pictures
     at_most: int = 100
-    pace = Pace(seconds=5)
+    pace = Pace(seconds=60)
     wakes_on = (Topic.EVENT_APPENDED,)
 
     async def step(self) -> Progress:

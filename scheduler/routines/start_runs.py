@@ -49,7 +49,7 @@ class StartRuns:
     store: Store
     graphs: Graphs
     at_most: int = 100
-    pace = Pace(seconds=5)
+    pace = Pace(seconds=60)
     wakes_on = (Topic.RUN_QUEUED, Topic.RUN_FINISHED)
 
     async def step(self) -> Progress:

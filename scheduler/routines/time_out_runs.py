@@ -44,11 +44,11 @@ async def time_out_due_runs(tx: Transaction, at_most: int) -> TimedOut:
 
 @frozen(kw_only=True)
 class TimeOutRuns:
-    """Who revisits a run that somebody held: the pace."""
+    """Who revisits a run that somebody held: look_out finds its timer still due."""
 
     store: Store
     at_most: int = 100
-    pace = Pace(seconds=10)
+    pace = Pace(seconds=60)
     wakes_on = (Topic.TIMER_SET,)
 
     async def step(self) -> Progress:

@@ -16,5 +16,6 @@ class Topic(StrEnum):
     CANCEL_REQUESTED = "cancel_requested"
     START_REQUESTED = "start_requested"
     OUTCOME_REPORTED = "outcome_reported"
+    ATTEMPT_LOST = "attempt_lost"
     WORKER_CHANGED = "worker_changed"
     VERSIONS_CHANGED = "versions_changed"

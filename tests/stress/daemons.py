@@ -28,10 +28,12 @@ from scheduler.model import Outcome, OutcomeKind, StartAnswer, StartRequest, Wor
 from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.pictures import Pictures
 from scheduler.procedures.placement import Place
+from scheduler.procedures.steadiness import Steadiness
 from scheduler.routines.cancel_attempts import CancelAttempts
 from scheduler.routines.create_runs import CreateRuns
 from scheduler.routines.enqueue_tasks import EnqueueTasks
 from scheduler.routines.heartbeat import Heartbeat
+from scheduler.routines.look_out import LookOut
 from scheduler.routines.record_outcomes import RecordOutcomes
 from scheduler.routines.rescue import Rescue
 from scheduler.routines.schedule_tasks import ScheduleTasks
@@ -206,8 +208,9 @@ async def open_daemon(
         sources = PinnedSources(folder)
         place = Place(daemon=seat.uuid, logs=folder, source_path=sources.path, dags_dir=folder)
         dispatch = Dispatch(store=store, executor=executor, place=place, sources=sources)
-        pictures, steps = Pictures(), Steps()
+        pictures, steps, steadiness = Pictures(), Steps(), Steadiness(clock=clock)
         routines = [
+            LookOut(store=store, steadiness=steadiness, poke=switchboard.poke),
             CreateRuns(store=store, graphs=graphs),
             StartRuns(store=store, graphs=graphs),
             ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
@@ -216,7 +219,7 @@ async def open_daemon(
             RecordOutcomes(store=store, graphs=graphs, pictures=pictures, executor=executor, dispatch=dispatch),
             CancelAttempts(store=store, executor=executor),
             TimeOutRuns(store=store),
-            Rescue(store=store, graphs=graphs, clock=clock),
+            Rescue(store=store, graphs=graphs, steadiness=steadiness),
             Heartbeat(store=store, executor=executor, clock=clock, seat=seat),
         ]
         supervisor = Supervisor(routines, switchboard=switchboard, gate=Gate(store.probe), instrument=steps)

@@ -1,0 +1,33 @@
+"""Look for work that nobody has told this daemon of, and wake those whose work it is.
+
+Pokes reach the routines of one daemon. What another daemon has left, what a dead one was about to do, what became
+due unnoticed: one question every few seconds finds it, so that the routines need not all ask. They look for
+themselves too, at a slower pace.
+"""
+
+from collections.abc import Callable
+
+from attrs import frozen
+
+from nurseries.routine import Pace, Progress
+from scheduler.procedures.steadiness import Steadiness
+from scheduler.routines.rescue import PATIENCE_SECONDS
+from scheduler.store import signs
+from scheduler.store.transaction import Store
+
+
+@frozen(kw_only=True)
+class LookOut:
+    """Reads only, in one statement."""
+
+    store: Store
+    steadiness: Steadiness
+    poke: Callable[..., None]
+    pace = Pace(seconds=5)
+    wakes_on = ()
+
+    async def step(self) -> Progress:
+        found = await self.store.read(signs.look, patience=PATIENCE_SECONDS)
+        self.steadiness.note()
+        self.poke(*found)
+        return Progress.IDLE
