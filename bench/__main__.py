@@ -15,7 +15,7 @@ from typing import Any
 from attrs import asdict
 from rich.console import Console
 
-from bench import ceiling, end_to_end, machine, plot, scheduler_only, table
+from bench import ceiling, daemons, end_to_end, machine, plot, scheduler_only, table
 from bench.daemon import Failed
 from bench.growth import measures as growth
 from bench.growth.sizes import NAMES as SIZES
@@ -27,8 +27,9 @@ from bench.peers import show as peers_show
 from bench.peers.shapes import Sizes as PeerSizes
 from bench.server import Server, running_server
 
-STARTUP, CEILING, SCHEDULER, GROWTH, PEERS = "startup", "ceiling", "scheduler", "growth", "peers"
-NAMES = (STARTUP, *end_to_end.MEASURES, CEILING, SCHEDULER, GROWTH, *growth.MEASURES, PEERS)
+STARTUP, CEILING, SCHEDULER, DAEMONS, GROWTH, PEERS = "startup", "ceiling", "scheduler", "daemons", "growth", "peers"
+ON_A_SERVER = (CEILING, SCHEDULER, DAEMONS)
+NAMES = (STARTUP, *end_to_end.MEASURES, *ON_A_SERVER, GROWTH, *growth.MEASURES, PEERS)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -140,7 +141,7 @@ class Session:
 
     def on_a_server(self) -> None:
         """One repetition of what needs PostgreSQL only: the ceiling first, then the scheduler beside it."""
-        if not self.wanted & {CEILING, SCHEDULER}:
+        if not self.wanted & set(ON_A_SERVER):
             return
 
         def work() -> None:
@@ -152,6 +153,8 @@ class Session:
                     self.attempt(
                         SCHEDULER, lambda: scheduler_only.measure(server, place, self.report, quick=self.quick)
                     )
+                if DAEMONS in self.wanted:
+                    self.attempt(DAEMONS, lambda: daemons.measure(server, place, self.report, quick=self.quick))
 
         self.attempt("a server", work)
 
@@ -179,7 +182,7 @@ class Session:
 
     def look_at_server(self) -> None:
         """Start a server once only to know what is measured, if nothing else will need one."""
-        if not self.wanted & {CEILING, SCHEDULER, *growth.MEASURES}:
+        if not self.wanted & {*ON_A_SERVER, *growth.MEASURES}:
 
             def work() -> None:
                 with scratch(self.directory) as place, running_server(place) as server:

@@ -33,6 +33,7 @@ from scheduler.home import Home
 from scheduler.model.facts import Fact, FactKind
 from scheduler.observe import logs
 from scheduler.store.engine import open_store
+from scheduler.store.limits import Limits
 from scheduler.store.topics import Topic
 from scheduler.store.writer import Reading
 
@@ -217,7 +218,13 @@ async def _loaded(tx: Reading) -> set[str]:
 
 @asynccontextmanager
 async def open_bench(
-    dsn: str, place: Path, shapes: Shapes, *, server_pid: int | None = None, log_facts: bool = False
+    dsn: str,
+    place: Path,
+    shapes: Shapes,
+    *,
+    server_pid: int | None = None,
+    log_facts: bool = False,
+    limits: Limits | None = None,
 ) -> AsyncIterator[Bench]:
     """Run a daemon on the migrated database at `dsn`, its home in `place`. Raises Failed.
 
@@ -234,7 +241,12 @@ async def open_bench(
         async with (
             open_bridge() as bridge,
             open_store(
-                bridge, dsn, connections=config.database.pool_size, poke=switchboard.poke, tell=finished.tell
+                bridge,
+                dsn,
+                connections=config.database.pool_size,
+                limits=limits,
+                poke=switchboard.poke,
+                tell=finished.tell,
             ) as store,
             trio.open_nursery() as nursery,
         ):

@@ -141,7 +141,7 @@ class Daemon:
         )
         return [
             self.loader,
-            LookOut(store=store, steadiness=steadiness, poke=self.switchboard.poke),
+            LookOut(store=store, daemon=self.seat.uuid, steadiness=steadiness, poke=self.switchboard.poke),
             CreateRuns(store=store, graphs=graphs),
             StartRuns(store=store, graphs=graphs),
             ScheduleTasks(store=store, graphs=graphs, pictures=pictures),

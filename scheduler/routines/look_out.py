@@ -3,6 +3,9 @@
 Pokes reach the routines of one daemon. What another daemon has left, what a dead one was about to do, what became
 due unnoticed: one question every few seconds finds it, so that the routines need not all ask. They look for
 themselves too, at a slower pace.
+
+It is also how daemons hear of each other's work. In company the question comes every second: nothing is announced
+between daemons, since a NOTIFY would queue the commits that carry it behind one lock of the whole server.
 """
 
 from collections.abc import Callable
@@ -15,19 +18,23 @@ from scheduler.routines.rescue import PATIENCE_SECONDS
 from scheduler.store import signs
 from scheduler.store.transaction import Store
 
+IN_COMPANY_SECONDS = 1.0
+
 
 @frozen(kw_only=True)
 class LookOut:
     """Reads only, in one statement."""
 
     store: Store
+    daemon: str
+    """The uuid of this daemon's seat."""
     steadiness: Steadiness
     poke: Callable[..., None]
     pace = Pace(seconds=5)
     wakes_on = ()
 
     async def step(self) -> Progress:
-        found = await self.store.read(signs.look, patience=PATIENCE_SECONDS)
+        found = await self.store.read(signs.look, daemon=self.daemon, patience=PATIENCE_SECONDS)
         self.steadiness.note()
-        self.poke(*found)
-        return Progress.IDLE
+        self.poke(*found.topics)
+        return Progress.again(IN_COMPANY_SECONDS) if found.has_company else Progress.IDLE

@@ -5,6 +5,7 @@ a sign too few would leave work lying until that routine's own pace.
 """
 
 import sqlalchemy as sa
+from attrs import frozen
 
 from scheduler.store.topics import Topic
 from scheduler.store.writer import Reading
@@ -36,10 +37,25 @@ _SIGNS = {
         " AND EXISTS (SELECT FROM attempt a WHERE a.worker = s.uuid AND a.state = 'running')"
     ),
 }
-_LOOK = sa.text("SELECT " + ", ".join(f"EXISTS ({query}) AS {topic}" for topic, query in _SIGNS.items()))
+_COMPANY = "SELECT FROM seat WHERE kind = 'daemon' AND lease_until > :now AND uuid <> CAST(:daemon AS uuid)"
+_LOOK = sa.text(
+    "SELECT "
+    + ", ".join(f"EXISTS ({query}) AS {topic}" for topic, query in _SIGNS.items())
+    + f", EXISTS ({_COMPANY}) AS has_company"
+)
 
 
-async def look(tx: Reading, *, patience: float) -> tuple[Topic, ...]:
-    """The topics for which there is something to do. `patience`: how long an attempt may be queued, in seconds."""
-    (row,) = await tx.fetch(_LOOK, {"now": tx.now, "patience": patience})
-    return tuple(topic for topic in _SIGNS if row[topic])
+@frozen(kw_only=True)
+class Signs:
+    """What was seen at one moment."""
+
+    topics: tuple[Topic, ...]
+    """Those for which there is something to do."""
+    has_company: bool
+    """Other daemons work on this database."""
+
+
+async def look(tx: Reading, *, daemon: str, patience: float) -> Signs:
+    """Look for the daemon of this uuid. `patience`: how long an attempt may be queued, in seconds."""
+    (row,) = await tx.fetch(_LOOK, {"now": tx.now, "daemon": daemon, "patience": patience})
+    return Signs(topics=tuple(topic for topic in _SIGNS if row[topic]), has_company=row["has_company"])

@@ -1,23 +1,28 @@
 """Each sign is there when its routine has something to do, and is not when it has nothing."""
 
+import uuid
 from collections.abc import Hashable
 
 from attrs import evolve
 
 from nurseries.clock import SystemClock
+from nurseries.routine import Progress
 from scheduler.model import Dag, OutcomeKind, RetryPolicy
 from scheduler.procedures.steadiness import Steadiness
-from scheduler.routines.look_out import LookOut
+from scheduler.routines.look_out import IN_COMPANY_SECONDS, LookOut
 from scheduler.routines.rescue import PATIENCE_SECONDS, rescue_lost, rescue_stuck
 from scheduler.routines.start_runs import start_queued_runs
 from scheduler.routines.time_out_runs import time_out_due_runs
-from scheduler.store import signs
+from scheduler.store import seats, signs
+from scheduler.store.seats import Seat
 from scheduler.store.topics import Topic
 from tests.world import World, chain, every, fan, open_world
 
 
 async def seen(world: World) -> set[Topic]:
-    return set(await world.store.read(signs.look, patience=PATIENCE_SECONDS))
+    found = await world.store.read(signs.look, daemon=world.daemon, patience=PATIENCE_SECONDS)
+    assert not found.has_company
+    return set(found.topics)
 
 
 async def put(world: World, dag: Dag) -> None:
@@ -115,13 +120,21 @@ async def test_the_routine_wakes_whose_work_it_is_and_nobody_else(dsn: str) -> N
         await put(world, chain(1))
         poked: list[Hashable] = []
         look_out = LookOut(
-            store=world.store, steadiness=Steadiness(clock=SystemClock()), poke=lambda *topics: poked.extend(topics)
+            store=world.store,
+            daemon=world.daemon,
+            steadiness=Steadiness(clock=SystemClock()),
+            poke=lambda *topics: poked.extend(topics),
         )
         await look_out.step()
         assert poked == []
         await world.trigger("chain")
-        await look_out.step()
+        assert await look_out.step() == Progress.IDLE
         assert poked == [Topic.TASK_SCHEDULED]
+        other = Seat(uuid=str(uuid.uuid4()), kind="daemon", hostname="h", pid=3, home="/other")
+        await world.store.transact(seats.take_seat, other)
+        assert await look_out.step() == Progress.again(IN_COMPANY_SECONDS), "it looks more often in company"
+        await seats.leave(world.store, other.uuid)
+        assert await look_out.step() == Progress.IDLE
 
 
 async def test_it_is_steady_only_after_a_lease_without_a_gap() -> None:

@@ -210,7 +210,7 @@ async def open_daemon(
         dispatch = Dispatch(store=store, executor=executor, place=place, sources=sources)
         pictures, steps, steadiness = Pictures(), Steps(), Steadiness(clock=clock)
         routines = [
-            LookOut(store=store, steadiness=steadiness, poke=switchboard.poke),
+            LookOut(store=store, daemon=seat.uuid, steadiness=steadiness, poke=switchboard.poke),
             CreateRuns(store=store, graphs=graphs),
             StartRuns(store=store, graphs=graphs),
             ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
