@@ -34,6 +34,9 @@ load_writers()
 CASES: dict[str, Case] = {}
 SINGLES: dict[str, Case] = {}
 """Statements on one row in a transaction of their own, by `Store.single`."""
+Calls = Mapping[str, Callable[[Store], Awaitable[Any]]]
+MOVES: dict[str, Callable[[Facts, Daemon, int], Calls]] = {}
+"""What takes several transactions, one after the other."""
 
 
 def case(name: str) -> Callable[[Case], Case]:
@@ -67,7 +70,7 @@ def production_writers() -> list[str]:
 
 def names() -> list[str]:
     """Everything that has a case."""
-    return [*sorted(CASES), *sorted(SINGLES)]
+    return [*sorted(CASES), *sorted(SINGLES), *sorted(MOVES)]
 
 
 def shapes_of(name: str, facts: Facts, daemon: Daemon, side: int = 0) -> list[Work]:
@@ -77,6 +80,8 @@ def shapes_of(name: str, facts: Facts, daemon: Daemon, side: int = 0) -> list[Wo
             Work(name=name, shape=shape, call=_single(name, arguments), stepped=False)
             for shape, arguments in SINGLES[name](facts, daemon, side).items()
         ]
+    if name in MOVES:
+        return [Work(name=name, shape=shape, call=call) for shape, call in MOVES[name](facts, daemon, side).items()]
     return [
         Work(name=name, shape=shape, call=_transact(name, daemon, arguments))
         for shape, arguments in CASES[name](facts, daemon, side).items()
@@ -403,3 +408,55 @@ def _write_pool(facts: Facts, daemon: Daemon, side: int) -> Shapes:
 @case("drop_pool")
 def _drop_pool(facts: Facts, daemon: Daemon, side: int) -> Shapes:
     return {"spare": ("spare",), "needed": ("default_pool",), "unknown": ("nobody",), "small": ("small",)}
+
+
+# --- adoption -----------------------------------------------------------------------------------------------
+
+
+@frozen(kw_only=True)
+class Adoption:
+    """A daemon inherits attempts that run: their worker has outlived its predecessor, and calls.
+
+    Taking the predecessor's seat ends its lease; the hello makes Heartbeat seat the worker; starts that were never
+    answered are asked for again; what has ended meanwhile is reported. The daemon has an empty memory, so no report
+    takes the short way.
+    """
+
+    seat: Seat
+    worker: Seat
+    graphs: Graphs
+    starts: list[StartRequest]
+    reports: list[Outcome]
+
+    async def __call__(self, store: Store) -> None:
+        await store.transact(WRITERS["take_seat"], self.seat)
+        await seats.register(store, self.worker)
+        if self.starts:
+            await store.transact(WRITERS["start_claimed"], self.graphs, self.starts)
+        if self.reports:
+            await store.transact(WRITERS["end_attempts"], self.graphs, self.reports)
+
+
+def _adopt(facts: Facts, daemon: Daemon, side: int) -> Calls:
+    new = f"55555555-5555-5555-5555-55555555555{side}"
+    running, queued = _in_order(facts.running, side), _in_order(facts.queued, side)
+
+    def adoption(starts: list[str], ended: list[str], kind: OutcomeKind = OutcomeKind.SUCCESS) -> Adoption:
+        return Adoption(
+            seat=_seat(new, f"{HOME}/{DAEMON[-1]}"),
+            worker=_seat(LIVE, f"{HOME}/{LIVE[-1]}", "worker"),
+            graphs=Graphs(),
+            starts=[StartRequest(token=token, worker_id=LIVE, pid=5, hostname="h") for token in starts],
+            reports=[Outcome(token=token, kind=kind) for token in ended],
+        )
+
+    return {
+        "starts and ends": adoption([*queued, *running[:1]], running[1:]),
+        "starts": adoption([*running, *queued], []),
+        "ends": adoption([], [*running, *facts.ended]),
+        "losses": adoption([], [*running, *queued], OutcomeKind.LOST),
+        "nothing": adoption([], []),
+    }
+
+
+MOVES["adopt"] = _adopt

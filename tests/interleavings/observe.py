@@ -97,6 +97,8 @@ class Observer:
         """Remember where we were."""
         self.lockdep.passed(transaction, text)
         self._last, self._stack = text, stack()
+        if text == "COMMIT":  # the next one begins with nothing
+            self._last, self.before_rows = "", {}
 
     async def _inserted(self, driver: Any) -> dict[str, list[dict[str, Any]]]:
         """Rows that this transaction wrote, as it sees them; those that others see too were updated."""

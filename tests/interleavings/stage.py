@@ -87,6 +87,8 @@ class Actor:
         """On the asyncio side, after each statement."""
         self.statements.append(text)
         LOCKDEP.passed(transaction, text)
+        if text == "COMMIT":
+            self.pid = None  # what comes next may be a single statement on another connection
 
     async def park(self, text: str) -> None:
         """Stand here until somebody says `go`."""

@@ -1,5 +1,6 @@
 """Several daemons, workers and an operator over one database at once, as Hypothesis has them: the production code,
-stopped at every statement. Moves: begin a call, give a turn, cut a connection, cancel a caller, let time pass.
+stopped at every statement. Moves: begin a call, give a turn, cut a connection, cancel a caller, let time pass, let a
+daemon die and another one adopt what it has left running.
 Whatever the story, in the end nobody waits for nobody, every promise holds, and all runs come to their end.
 
 All choices are drawn in the test's thread; the trio side only ever says who can move.
@@ -90,6 +91,19 @@ class Players:
         actor.scope.cancel()
         await stage.settle()
 
+    async def adopt(self, who: int, shape: int) -> str:
+        """A daemon dies, and its successor, whose memory is empty, inherits what runs at the worker."""
+        stage = self.theatre.stage
+        stage.story.append(f"daemon {who} dies")
+        for actor in stage.unfinished():
+            if actor.name.endswith(f"of daemon {who}"):
+                actor.scope.cancel()
+                if actor.pid is not None:
+                    await stage.crash(actor)
+        await stage.settle()
+        self.everybody[who] = Daemon(store=self.theatre.stores[who])
+        return await self.begin("adopt", shape, who, who)
+
     async def end(self) -> tuple[int, int]:
         """Everybody goes on to the end, then everything does."""
         stage = self.theatre.stage
@@ -161,6 +175,12 @@ def machine(call: Callable[..., Any], players: Players) -> type[RuleBasedStateMa
             elif what == "later":
                 players.theatre.later(seconds=(1, 15, 100, 1)[which])
                 stage.story.append("time passes")
+
+        @precondition(lambda self: len(stage.unfinished()) < AT_ONCE)
+        @rule(who=st.integers(0, 1), shape=st.integers(0, 4))
+        def adopt(self, who: int, shape: int) -> None:
+            self.move(players.adopt, who, shape)
+            figures.count(**{"daemons that died": 1})
 
         def teardown(self) -> None:
             if self.failed or not players.everybody:
