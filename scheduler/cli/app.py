@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from scheduler.cli import (
+    changes,
     completion,
     dags,
     db,
@@ -34,7 +35,7 @@ ORDER = (
     *("run", "init", "status", "trigger", "logs"),
     *("dags", "runs", "tasks", "pools"),
     *("db", "completion", "version", "worker"),
-    *("list", "show", "check", "next", "pause", "unpause", "cancel", "set", "delete", "migrate"),
+    *("list", "show", "check", "next", "pause", "unpause", "cancel", "clear", "mark", "set", "delete", "migrate"),
 )
 
 
@@ -82,15 +83,19 @@ def build() -> typer.Typer:
     _add(nouns, "unpause", dags.unpause_dag)
     app.add_typer(nouns, name="dags", rich_help_panel=LOOK)
 
-    nouns = _group("Runs: list, show, cancel.")
+    nouns = _group("Runs: list, show, cancel, clear, mark.")
     _add(nouns, "list", runs.list_runs)
     _add(nouns, "show", runs.show_run)
     _add(nouns, "cancel", runs.cancel_run)
+    _add(nouns, "clear", changes.clear_run)
+    _add(nouns, "mark", changes.mark_run)
     app.add_typer(nouns, name="runs", rich_help_panel=LOOK)
 
-    nouns = _group("Tasks of a run: list, show.")
+    nouns = _group("Tasks of a run: list, show, clear, mark.")
     _add(nouns, "list", tasks.list_tasks)
     _add(nouns, "show", tasks.show_task)
+    _add(nouns, "clear", changes.clear_tasks)
+    _add(nouns, "mark", changes.mark_tasks)
     app.add_typer(nouns, name="tasks", rich_help_panel=LOOK)
 
     nouns = _group("Pools limit how many tasks run at once: list, set, delete.")

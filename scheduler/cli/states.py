@@ -17,6 +17,7 @@ LOOKS = {
     "scheduled": Look("◔", "c", "blue"),
     "queued": Look("○", "q", "blue"),
     "running": Look("▶", ">", "cyan"),
+    "restarting": Look("↺", "R", "yellow"),
     "up_for_retry": Look("↻", "r", "yellow"),
     "success": Look("✔", "+", "green"),
     "failed": Look("✖", "x", "bold red"),

@@ -54,7 +54,7 @@ def trigger(
     with connect(home) as client:
         run = client.call("runs.trigger", dag_id=dag_id, conf=values, logical_date=logical_date, run_id=run_id)
         if wait:
-            run = _wait(client, run, timeout=timeout)
+            run = wait_for(client, run, timeout=timeout)
     _print(run, waited=wait, as_json=as_json, quiet=quiet)
     if wait and run["state"] not in FINISHED:
         raise Failed(TIMED_OUT, f"{run['run_id']} is still {run['state']} after {timeout:g} s; it goes on")
@@ -104,7 +104,8 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _wait(client: "ControlClient", run: dict[str, Any], *, timeout: float | None) -> dict[str, Any]:
+def wait_for(client: "ControlClient", run: dict[str, Any], *, timeout: float | None) -> dict[str, Any]:
+    """The run as it is when it has ended, or when so many seconds are over; shows progress on a terminal."""
     import sys
 
     from nurseries.clock import SystemClock

@@ -1,8 +1,10 @@
 """Rows as the JSON objects clients get. Shapes marked *fixed* are promised to scripts: see docs/json.md."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+from scheduler.commands import RunChange
 from scheduler.control.protocol import instant
 
 Json = dict[str, Any]
@@ -124,6 +126,33 @@ def log(row: Row) -> Json:
         "hostname": row["hostname"],
         "message": row["message"],
         "path": row["log_path"],
+    }
+
+
+def changes(done: Sequence[RunChange], *, dry_run: bool) -> Json:
+    """The answer of clear and mark: runs in which something changes, or that are left alone for a reason."""
+    runs = [_run_change(one) for one in done if one.tasks or one.refused]
+    counts = {"runs": sum(1 for one in done if one.tasks), "tasks": sum(len(one.tasks) for one in done)}
+    return {"dry_run": dry_run, "counts": counts, "runs": runs}
+
+
+def _run_change(run: RunChange) -> Json:
+    return {
+        "dag_id": run.dag_id,
+        "run_id": run.run_id,
+        "before": str(run.before),
+        "after": str(run.after),
+        "refused": run.refused or None,
+        "tasks": [
+            {
+                "task_id": task.task_id,
+                "map_index": task.map_index,
+                "before": str(task.before),
+                "after": str(task.after),
+                "is_stopped_first": task.waits,
+            }
+            for task in run.tasks
+        ],
     }
 
 

@@ -75,7 +75,8 @@ def sentence(fact: Fact) -> str:
         case FactKind.TASK_ENDED:
             message = f": {about['message']}" if about.get("message") else ""
             again = " (again soon)" if about["state"] in ("up_for_retry", "scheduled", "none") else ""
-            return f"{_ICONS[about['state']]} {what} try {about['try_number']} {about['state']}{message}{again}"
+            state = "stopped" if about["state"] == "none" else about["state"]
+            return f"{_ICONS[about['state']]} {what} try {about['try_number']} {state}{message}{again}"
         case FactKind.REPORT_REFUSED:
             return f"refused a report about attempt {about['token']}: it is history, or unknown"
         case FactKind.SLOTS_DROPPED:

@@ -90,7 +90,7 @@ _MARK = sa.text(
     "WITH v AS MATERIALIZED (SELECT * FROM unnest(CAST(:keys AS bigint[]), CAST(:was AS text[]),"
     " CAST(:tokens AS uuid[]), CAST(:states AS text[])) AS v(id, was, token, state)),"
     " ti AS (UPDATE task_instance ti SET state = v.state, token = NULL, decision = NULL, retry_at = NULL,"
-    " end_date = :now"
+    " end_date = coalesce(ti.end_date, :now)"
     " FROM v WHERE ti.id = v.id AND ti.state = v.was AND ti.token IS NOT DISTINCT FROM v.token RETURNING 1),"
     # an attempt that was never started can no longer win its start
     " a AS (UPDATE attempt a SET state = 'revoked', ended_at = :now, reason = 'cancelled', message = :reason FROM v"
