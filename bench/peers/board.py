@@ -33,6 +33,9 @@ MEASURES: Mapping[str, Mapping[str, Target]] = {
 }
 """The order of the tables' lines. A system need not have all of a group."""
 
+REFERENCE = {(JOBS, "default"): "fan", (JOBS, "tuned"): "fan"}
+"""What of ours a ratio refers to, where ours has nothing of that name: jobs of queues against tasks of a fan-out."""
+
 TITLES = {
     DAGS: "DAGs, end to end: the same shapes, user code that only says when it ran",
     JOBS: "Raw throughput: queues run jobs inside one worker process; ours moves tasks of DAGs through all states",
@@ -46,6 +49,7 @@ class Side:
     key: str
     title: str
     group: str
+    ours: bool = False
     what: str = ""
     """Version and settings, for the reader."""
     missing: str | None = None
@@ -96,7 +100,8 @@ class Board:
         """One for each system of the group; None where there is no sample. The first system is what ratios refer to."""
         sides = self.group(group)
         found = [side.report.measures.get(measure) for side in sides]
-        ours = found[0].median if found and found[0] is not None else None
+        reference = sides[0].report.measures.get(REFERENCE.get((group, measure), measure)) if sides else None
+        ours = reference.median if reference is not None else None
         return [
             None
             if one is None
@@ -119,6 +124,16 @@ class Board:
             if side.missing is None and not side.report.measures and not side.report.failures:
                 lines.append(f"{side.title}: not measured: it was not its turn")
         return list(dict.fromkeys(lines))
+
+    def cut_off(self, group: str) -> list[str]:
+        """One line for each rate that is of less than was asked for, because time was over."""
+        return [
+            f"{side.title}: {measure.target.title}: {detail['done']:,} of {detail['of']:,} before the limit"
+            for side in self.group(group)
+            for measure in side.report.ordered()
+            for detail in measure.details
+            if detail.get("done", 0) < detail.get("of", 0)
+        ]
 
     def as_json(self) -> list[dict[str, Any]]:
         return [side.as_json() for side in self.sides.values()]

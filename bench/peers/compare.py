@@ -156,7 +156,7 @@ class Comparison:
         reasons: dict[str, str] = {}
         for one in self.contenders:
             pin = self.pins[one.peer] if one.peer else None
-            side = self.board.add(Side(key=one.key, title=one.title, group=one.group))
+            side = self.board.add(Side(key=one.key, title=one.title, group=one.group, ours=one.peer is None))
             side.what = f"{pin.version}; {one.what}" if pin else one.what
             if pin is None:
                 continue

@@ -79,7 +79,7 @@ class Trial:
                     self._all_done(children, command, dsn)
             finally:
                 children.end()
-        self.report.add(measure, rate(found, found[0].began if found else 0), jobs=len(found), of=self.sizes.jobs)
+        self.report.add(measure, rate(found, found[0].began if found else 0), done=len(found), of=self.sizes.jobs)
 
     def _all_done(self, children: Children, command: list[str], dsn: str) -> None:
         """Its own word for it, in the database. Raises Failed."""

@@ -26,7 +26,7 @@ def draw(board: Board, machine: Mapping[str, Any]) -> str:
             drawn = [
                 (side, cell)
                 for side, cell in zip(sides, cells, strict=True)
-                if cell is not None or side.missing is not None
+                if cell is not None or not side.report.measures
             ]
             if any(cell is not None and cell.median > 0 for _, cell in drawn):
                 parts += _measure(f"{target.title}, {target.unit}".rstrip(", "), drawn, y)
@@ -62,7 +62,7 @@ def _measure(title: str, drawn: Sequence[tuple[Side, Cell | None]], y: int) -> l
             label = f"{side.title}: {MISSING}"
             parts.append(f'<text x="{LEFT + 5}" y="{top + BAR - 3}" font-size="10">{escape(label)}</text>')
             continue
-        colour = OURS if cell.ratio is None and number == 0 else THEIRS
+        colour = OURS if side.ours else THEIRS
         ratio = f", x{figure(cell.ratio)}" if cell.ratio is not None else ""
         label = f"{figure(cell.median)} {side.title}{ratio}"
         parts += [

@@ -171,4 +171,4 @@ class Session:
         for _ in range(self.runs):
             self.running.trigger("runs")
         stamps = self.running.stamps.take(tasks, limit_s=self.sizes.limit_s, alive=self.running.check, partly=True)
-        self.report.add("runs", rate(stamps, sent), runs=self.runs, tasks=len(stamps), of=tasks)
+        self.report.add("runs", rate(stamps, sent), runs=self.runs, done=len(stamps), of=tasks)

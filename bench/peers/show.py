@@ -4,9 +4,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.peers.board import MEASURES, TITLES, Board, Cell
+from bench.peers.board import DAGS, JOBS, MEASURES, TITLES, Board, Cell
 from bench.peers.shapes import Sizes
 from bench.table import figure
+
+RATIOS = {
+    DAGS: "xN: so many times ours; in parentheses the smallest and the largest",
+    JOBS: "xN: jobs/s, so many times our tasks/s of a fan-out; in parentheses the smallest and the largest",
+}
 
 
 def text(cell: Cell | None) -> str:
@@ -46,7 +51,7 @@ def show(board: Board, chosen: Sizes, console: Console) -> None:
         sides = board.group(group)
         if not sides:
             continue
-        notes = [sizes(chosen), "xN: so many times ours; in parentheses the smallest and the largest"]
+        notes = [sizes(chosen), RATIOS[group]]
         notes += [f"{side.title}: {side.what}" for side in sides if side.what]
         table = Table(title=title, title_justify="left", caption="\n".join(notes), caption_justify="left")
         table.add_column("measure")
@@ -57,3 +62,5 @@ def show(board: Board, chosen: Sizes, console: Console) -> None:
         console.print(table)
         for line in board.not_measured(group):
             console.print(Text(line, style="red"))
+        for line in board.cut_off(group):
+            console.print(Text(line, style="yellow"))

@@ -167,7 +167,7 @@ def test_sizes_by_name() -> None:
 def board() -> Board:
     """Ours, one measured in part, one missing."""
     made = Board()
-    ours = made.add(Side(key="ours", title="ours", group=DAGS))
+    ours = made.add(Side(key="ours", title="ours", group=DAGS, ours=True))
     peer = made.add(Side(key="peer", title="Peer", group=DAGS, what="1.0"))
     made.add(Side(key="gone", title="Gone", group=DAGS, missing="cannot be installed: no wheel"))
     for value in (1.0, 2.0, 4.0):
@@ -194,6 +194,16 @@ def test_without_a_figure_of_ours_there_is_no_ratio() -> None:
     assert peer.ratio is None
 
 
+def test_jobs_of_queues_refer_to_our_tasks() -> None:
+    made = Board()
+    made.add(Side(key="ours", title="ours", group=JOBS)).report.add("fan", 1000.0)
+    made.add(Side(key="queue", title="Queue", group=JOBS)).report.add("tuned", 5000.0)
+    ours, queue = made.cells(JOBS, "tuned")
+    assert ours is None
+    assert queue is not None
+    assert queue.ratio == 5.0
+
+
 def test_who_is_missing_has_a_line_with_the_reason() -> None:
     made = board()
     made.add(Side(key="later", title="Later", group=DAGS))
@@ -207,10 +217,15 @@ def test_who_is_missing_has_a_line_with_the_reason() -> None:
 
 def test_the_table_shows_everybody() -> None:
     out = Console(file=io.StringIO(), width=200)
-    show.show(board(), Sizes(runs=7), out)
+    made = board()
+    made.sides["peer"].report.add("runs", 3.0, done=70, of=1200)
+    made.sides["ours"].report.add("runs", 30.0, done=1200, of=1200)
+    assert len(made.cut_off(DAGS)) == 1
+    show.show(made, Sizes(runs=7), out)
     text = out.file.getvalue()  # type: ignore[attr-defined]
     assert "20 (10 - 30) x10" in text
     assert "7 runs x 10" in text
+    assert "70 of 1,200 before the limit" in text
     assert "Gone: not measured: cannot be installed: no wheel" in text
     assert show.rows(board(), DAGS)[0][-1] == "-"
 
@@ -220,6 +235,13 @@ def test_the_plot_shows_everybody() -> None:
     ElementTree.fromstring(drawn)
     assert "20 Peer, x10" in drawn
     assert f"Gone: {plot.MISSING}" in drawn
+    assert drawn.count(plot.OURS) == 1
+
+
+def test_the_plot_shows_who_could_not_be_started() -> None:
+    made = board()
+    made.add(Side(key="late", title="Late", group=DAGS)).report.failures.append("the API server ended with 1")
+    assert f"Late: {plot.MISSING}" in plot.draw(made, MACHINE)
 
 
 def test_the_json_has_everybody() -> None:
