@@ -186,12 +186,46 @@ runs()
 '''
 
 
+REUSE = '''"""The same trivial tasks in processes that they share."""
+from scheduler import dag, task
+
+
+@task
+def nothing() -> None:
+    pass
+
+
+def row(length):
+    last = None
+    for i in range(length):
+        here = nothing.override(task_id=f"t{{i}}")()
+        if last is not None:
+            last >> here
+        last = here
+
+
+@dag(dag_id="reuse_chain", schedule=None, isolation="reuse")
+def reuse_chain():
+    row({chain})
+
+
+@dag(dag_id="reuse_runs", schedule=None, isolation="reuse", max_active_runs=1000)
+def reuse_runs():
+    row(10)
+
+
+reuse_chain()
+reuse_runs()
+'''
+
+
 def write_end_to_end(directory: Path, *, chain: int, fan: int, hops: int, marks: Path) -> list[str]:
     """Write the files; return the ids of their dags."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "trivial.py").write_text(TRIVIAL.format(chain=chain, fan=fan))
     (directory / "marked.py").write_text(MARKED.format(marks=str(marks), hops=hops))
-    return ["chain", "fan", "one", "hops", "runs", "ticks"]
+    (directory / "reuse.py").write_text(REUSE.format(chain=chain))
+    return ["chain", "fan", "one", "hops", "runs", "ticks", "reuse_chain", "reuse_runs"]
 
 
 def write_shapes(directory: Path, *, chain: int, fan: int, tree: int, grid: int) -> list[str]:

@@ -170,14 +170,31 @@ def measure_fan(world: World) -> None:
 
 def measure_runs(world: World) -> None:
     """Runs of a chain of ten, all triggered at once over one connection."""
-    _warm_up(world, "runs")
+    _together(world, "runs")
+
+
+def measure_reuse_chain(world: World) -> None:
+    """As `chain`, in processes that the tasks share."""
+    _timed(world, "reuse_chain")
+
+
+def measure_reuse_runs(world: World) -> None:
+    """As `runs`, in processes that the tasks share."""
+    _together(world, "reuse_runs")
+
+
+def _together(world: World, name: str) -> None:
+    _warm_up(world, name)
     with world.daemon.client() as client:
+        before = processes.usage(processes.tree(world.daemon.pid), with_memory=False)
         began = time.monotonic()
-        run_ids = {client.call("runs.trigger", dag_id="runs")["run_id"] for _ in range(world.sizes.runs)}
+        run_ids = {client.call("runs.trigger", dag_id=name)["run_id"] for _ in range(world.sizes.runs)}
         for run_id in run_ids:
-            wait_for_success(client, "runs", run_id)
+            wait_for_success(client, name, run_id)
         seconds = time.monotonic() - began
-    world.report.add("runs", 10 * len(run_ids) / seconds, runs=len(run_ids), seconds=seconds)
+        after = processes.usage(processes.tree(world.daemon.pid), with_memory=False)
+    cpu = processes.cpu_between(before, after)
+    world.report.add(name, 10 * len(run_ids) / seconds, runs=len(run_ids), seconds=seconds, cpu_s=cpu)
 
 
 def measure_load(world: World) -> None:
@@ -224,6 +241,8 @@ MEASURES: dict[str, Callable[[World], None]] = {
     "chain": measure_chain,
     "fan": measure_fan,
     "runs": measure_runs,
+    "reuse_chain": measure_reuse_chain,
+    "reuse_runs": measure_reuse_runs,
     "load": measure_load,
     "cron": measure_cron,
 }

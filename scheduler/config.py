@@ -175,6 +175,12 @@ class WorkerConfig:
     """From SIGTERM to SIGKILL of an attempt's process group."""
     orphan_grace_s: float = _number(60.0, most=86_400)
     """How long a worker whose daemon is gone waits for the next one."""
+    reuse_attempts: int = _count(1000, least=1, most=1_000_000)
+    """A process that attempts share (`isolation="reuse"`) is replaced after so many."""
+    reuse_growth_mb: int = _count(256, least=1, most=1_048_576)
+    """It is replaced when its peak memory has grown by more."""
+    reuse_idle_s: float = _number(30.0, most=86_400)
+    """It leaves when there was nothing to do for so long."""
 
 
 @frozen(kw_only=True)

@@ -218,6 +218,9 @@ class Daemon:
             kill_grace_s=config.kill_grace_s,
             orphan_grace_s=config.orphan_grace_s,
             shutdown_grace_s=self.settings.config.scheduler.shutdown_grace_s,
+            reuse_attempts=config.reuse_attempts,
+            reuse_growth_mb=config.reuse_growth_mb,
+            reuse_idle_s=config.reuse_idle_s,
         )
 
     async def _become_ready(self) -> None:

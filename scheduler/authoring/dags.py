@@ -13,10 +13,10 @@ from scheduler.authoring.document import to_model
 from scheduler.authoring.errors import DagError
 from scheduler.authoring.groups import TaskGroup
 from scheduler.authoring.nodes import TaskNode
-from scheduler.authoring.options import Settings, checked, complete
+from scheduler.authoring.options import Settings, checked, complete, isolation
 from scheduler.authoring.registry import Place, place_here, register
 from scheduler.authoring.schedules import read_schedule, zone_name
-from scheduler.model import Catchup, Schedule, ScheduleKind, TaskKind
+from scheduler.model import Catchup, Isolation, Schedule, ScheduleKind, TaskKind
 
 if TYPE_CHECKING:
     from scheduler.authoring.arrows import End
@@ -52,6 +52,8 @@ class DagOptions(TypedDict, total=False):
     description: str | None
     doc_md: str | None
     is_paused_upon_creation: bool
+    isolation: Isolation | str
+    """"process" (the default): each attempt has a process of its own; "reuse": one runs many, one after the other."""
 
 
 class DAG:
@@ -104,6 +106,7 @@ class DAG:
         self.is_paused_upon_creation = checks.flag(
             options.get("is_paused_upon_creation", False), "is_paused_upon_creation"
         )
+        self.isolation = isolation(options.get("isolation", Isolation.PROCESS))
         self._tasks: dict[str, TaskNode] = {}
         self._groups: dict[str, TaskGroup] = {}
         self._arrows: list[tuple[End, End, int | None]] = []

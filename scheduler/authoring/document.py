@@ -43,6 +43,7 @@ def to_model(dag: "DAG") -> model.Dag:
         tags=dag.tags,
         description=dag.description,
         paused_upon_creation=dag.is_paused_upon_creation,
+        isolation=dag.isolation,
         line=dag.place.line,
     )
 
@@ -66,6 +67,7 @@ def _task(nodes: "tuple[TaskNode, ...]", i: int, upstream: set[int], inputs: lis
         group=None if node.group is None else node.group.group_id,
         doc=settings.doc,
         is_async=node.is_async,
+        isolation=settings.isolation,
     )
 
 

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from scheduler.authoring import checks
 from scheduler.authoring.errors import DagError
-from scheduler.model import DEFAULT_POOL, RetryPolicy, TriggerRule
+from scheduler.model import DEFAULT_POOL, Isolation, RetryPolicy, TriggerRule
 
 WEIGHT_RULES = ("downstream", "upstream", "absolute")
 _WEIGHT_LIMIT = 2**31 - 1
@@ -33,6 +33,8 @@ class CommonOptions(TypedDict, total=False):
     """Add the weights of everything after the task (the default), of everything before it, or of nothing."""
     rerun_when_lost: bool
     """A try lost to the infrastructure is run again without charge (the default), or counts as a failure."""
+    isolation: Isolation | str
+    """"process" or "reuse"; by default that of the dag."""
     ignore_downstream_trigger_rules: bool
     """Of a short circuit: skip everything after it (the default), or what comes directly after it."""
     doc_md: str
@@ -57,6 +59,7 @@ class Settings:
     priority_weight: int
     weight_rule: str
     rerun_when_lost: bool
+    isolation: Isolation | None
     ignore_downstream_trigger_rules: bool
     doc: str | None
 
@@ -76,9 +79,15 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     ),
     "weight_rule": lambda value: checks.one_of(value, "weight_rule", WEIGHT_RULES),
     "rerun_when_lost": lambda value: checks.flag(value, "rerun_when_lost"),
+    "isolation": lambda value: isolation(value),
     "ignore_downstream_trigger_rules": lambda value: checks.flag(value, "ignore_downstream_trigger_rules"),
     "doc_md": lambda value: None if value is None else checks.text(value, "doc_md"),
 }
+
+
+def isolation(value: object) -> Isolation:
+    """Raises DagError if it is no kind of isolation."""
+    return Isolation(checks.one_of(value, "isolation", map(str, Isolation)))
 
 
 def _multiplier(value: object) -> float:
@@ -120,6 +129,7 @@ def complete(options: Mapping[str, Any]) -> Settings:
         priority_weight=options.get("priority_weight", 1),
         weight_rule=options.get("weight_rule", "downstream"),
         rerun_when_lost=options.get("rerun_when_lost", True),
+        isolation=options.get("isolation"),
         ignore_downstream_trigger_rules=options.get("ignore_downstream_trigger_rules", True),
         doc=options.get("doc_md"),
     )

@@ -47,5 +47,8 @@ def arguments(home: Path | None, config: Path | None) -> list[str]:
         kill_grace_s=settings.worker.kill_grace_s,
         orphan_grace_s=settings.worker.orphan_grace_s,
         shutdown_grace_s=settings.scheduler.shutdown_grace_s,
+        reuse_attempts=settings.worker.reuse_attempts,
+        reuse_growth_mb=settings.worker.reuse_growth_mb,
+        reuse_idle_s=settings.worker.reuse_idle_s,
     )
     return [str(word) for word in spec.argv]

@@ -20,9 +20,10 @@ from scheduler.model import Outcome, OutcomeKind, StartAnswer, Workload
 log = logging.getLogger(__name__)
 
 _CHUNK = 65536
-_TIMEOUT_MARGIN = 2.0
+TIMEOUT_MARGIN = 2.0
 """The task process times itself out; so much later the worker does it from outside."""
-_AFTER_SIGKILL = 5.0
+AFTER_SIGKILL = 5.0
+"""Seconds until a process that has not gone is given up."""
 _LAST_READS = 64
 
 
@@ -157,7 +158,7 @@ class Attempt:
         if timeout is None:
             await self._until(lambda: cradle.is_over)
             return
-        with trio.move_on_after(timeout + _TIMEOUT_MARGIN) as limit:
+        with trio.move_on_after(timeout + TIMEOUT_MARGIN) as limit:
             await self._until(lambda: cradle.is_over)
         if limit.cancelled_caught:
             message = f"timed out after {timeout:g} s"
@@ -190,11 +191,11 @@ class Attempt:
         if cradle.pid == 0:
             return
         if grace > 0:
-            _signal_group(cradle.pid, signal.SIGTERM)
+            signal_group(cradle.pid, signal.SIGTERM)
             if await self._wait_gone(cradle, grace):
                 return
-        _signal_group(cradle.pid, signal.SIGKILL)
-        if not await self._wait_gone(cradle, _AFTER_SIGKILL):
+        signal_group(cradle.pid, signal.SIGKILL)
+        if not await self._wait_gone(cradle, AFTER_SIGKILL):
             log.error("process %d of attempt %s survives SIGKILL", cradle.pid, self.workload.token)
 
     async def _wait_gone(self, cradle: Cradle, seconds: float) -> bool:
@@ -210,7 +211,7 @@ class Attempt:
             with trio.move_on_after(seconds):
                 await trio.lowlevel.wait_readable(fd)
                 # The leader is gone; what else was in its group goes with it.
-                _signal_group(cradle.pid, signal.SIGKILL)
+                signal_group(cradle.pid, signal.SIGKILL)
                 return True
         finally:
             os.close(fd)
@@ -270,7 +271,7 @@ class Attempt:
         if code is None:
             return self._outcome(OutcomeKind.LOST, "worker", cradle.orphaned or "nobody saw its end")
         if code < 0:
-            return self._outcome(OutcomeKind.FAILED, "signal", _killed_by(-code), exit_code=code)
+            return self._outcome(OutcomeKind.FAILED, "signal", killed_by(-code), exit_code=code)
         message = f"the process ended with status {code} before the task returned (os._exit?)"
         return self._outcome(OutcomeKind.FAILED, "exit", message, exit_code=code)
 
@@ -312,7 +313,8 @@ def _copy(output: int, logfile: LogFile) -> bool:
     return bool(data)
 
 
-def _signal_group(pid: int, signum: signal.Signals) -> None:
+def signal_group(pid: int, signum: signal.Signals) -> None:
+    """To a task process and everything in its group, if it still exists."""
     try:
         os.killpg(pid, signum)
     except ProcessLookupError:  # forked just now, and not yet the leader of its group
@@ -322,7 +324,8 @@ def _signal_group(pid: int, signum: signal.Signals) -> None:
         log.warning("process group %d could not be signalled: %s", pid, error)
 
 
-def _killed_by(number: int) -> str:
+def killed_by(number: int) -> str:
+    """For people."""
     try:
         name = signal.Signals(number).name
     except ValueError:

@@ -40,6 +40,15 @@ class Channel:
             self._outbox += memoryview(data)[sent:]
             self._more.set()
 
+    def pass_on(self, fd: int) -> None:
+        """Give the peer a copy of this descriptor, after what was sent before: one byte that carries it.
+
+        For a channel that has just been made, so that the kernel surely takes it.
+        """
+        assert not self._outbox
+        with contextlib.suppress(OSError):  # it is gone, as the reader will see
+            socket.send_fds(self._sock, [b"\0"], [fd], socket.MSG_NOSIGNAL)
+
     def _try_send(self, data: bytes | bytearray) -> int:
         try:
             return self._sock.send(data, socket.MSG_NOSIGNAL)

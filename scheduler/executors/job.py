@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 
+from scheduler.executors.descriptors import receive_fds
 from scheduler.executors.protocol import encode
 from scheduler.model import OutcomeKind, Workload
 
 _LENGTH = struct.Struct(">I")
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class Job(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
     """First frame: what to run. Sent before the start is granted, so that go need only wake the process.
 
     With `workload.inputs` the start has been granted, and no second frame follows.
@@ -21,6 +22,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     workload: Workload
     result_limit: int
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True, tag="service"):
+    """First frame in the place of a job: become a runner of many attempts. The socket its jobs come on follows.
+
+    See `reuse` for what such a process is.
+    """
+
+    attempts: int
+    """It leaves after so many."""
+    growth_bytes: int
+    """It leaves when its peak memory has grown by more."""
 
 
 class Go(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +53,7 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
-_job: msgspec.json.Decoder[Job] = msgspec.json.Decoder(Job)
+_first: msgspec.json.Decoder[Job | Service] = msgspec.json.Decoder(Job | Service)
 _go: msgspec.json.Decoder[Go] = msgspec.json.Decoder(Go)
 _ended: msgspec.json.Decoder[Ended] = msgspec.json.Decoder(Ended)
 
@@ -56,10 +69,17 @@ class Line:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
 
-    def wait_for_job(self) -> Job | None:
+    def wait_for_job(self) -> Job | Service | None:
         """None when the worker hung up: the process is not needed."""
         payload = self._receive()
-        return None if payload is None else _job.decode(payload)
+        return None if payload is None else _first.decode(payload)
+
+    def receive_socket(self) -> socket.socket:
+        """The one that the worker has sent. Raises OSError when it hung up."""
+        _, fds = receive_fds(self._sock, 1, most=1)
+        if not fds:
+            raise ConnectionResetError("the worker hung up")
+        return socket.socket(fileno=fds[0])
 
     def wait_for_go(self) -> Go | None:
         """None when the attempt must not run."""
@@ -68,8 +88,12 @@ class Line:
 
     def report(self, ended: Ended) -> None:
         """Say how it ended; nobody may be listening any more."""
+        self.say(ended)
+
+    def say(self, message: msgspec.Struct) -> None:
+        """Send a frame, unless the worker is gone."""
         with contextlib.suppress(OSError):
-            self._sock.sendall(encode(ended))
+            self._sock.sendall(encode(message))
 
     def close(self) -> None:
         self._sock.close()

@@ -17,6 +17,9 @@ from scheduler.model import Outcome, StartRequest
 
 log = logging.getLogger(__name__)
 
+_ENVELOPE = 4096
+"""Bytes of an outcome beside its result, at most."""
+_REPORT_BYTES = 1024 * 1024
 _PAUSE_SECONDS = (0.05, 1.0)
 
 
@@ -60,12 +63,27 @@ class Link:
         """The attempt no longer waits for an answer."""
         self._starts.pop(token, None)
 
-    def report(self, outcome: Outcome) -> None:
-        """Report until it is acknowledged."""
-        self._starts.pop(outcome.token, None)
-        self._outcomes[outcome.token] = outcome
-        self._say(protocol.Report(outcomes=[outcome]))
+    def report(self, outcomes: Collection[Outcome]) -> None:
+        """Report each until it is acknowledged."""
+        for outcome in outcomes:
+            self._starts.pop(outcome.token, None)
+            self._outcomes[outcome.token] = outcome
+        self._report(outcomes)
         self.on_change()
+
+    def _report(self, outcomes: Collection[Outcome]) -> None:
+        """In few frames, but not in too large ones, since results may be large."""
+        share: list[Outcome] = []
+        size = 0
+        for outcome in outcomes:
+            weight = _ENVELOPE + 2 * len(outcome.result or "")
+            if share and size + weight > _REPORT_BYTES:
+                self._say(protocol.Report(outcomes=share))
+                share, size = [], 0
+            share.append(outcome)
+            size += weight
+        if share:
+            self._say(protocol.Report(outcomes=share))
 
     def gone(self, token: str) -> None:
         """A refused attempt has left."""
@@ -92,7 +110,7 @@ class Link:
             outcome = self.spool.read(token)
             if outcome is not None:
                 self._spooled.add(token)
-                self.report(outcome)
+                self.report([outcome])
 
     def write_spool(self) -> None:
         """Keep what is unacknowledged for the next worker. Logs what could not be written."""
@@ -155,8 +173,7 @@ class Link:
         self._say(self._hello())
         if self._starts:
             self._say(protocol.Starts(requests=list(self._starts.values())))
-        for outcome in self._outcomes.values():
-            self._say(protocol.Report(outcomes=[outcome]))  # one a frame: results are large
+        self._report(self._outcomes.values())
 
     def _hello(self) -> protocol.Hello:
         return protocol.Hello(

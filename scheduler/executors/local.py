@@ -46,6 +46,9 @@ def worker_spec(
     kill_grace_s: float = 10.0,
     orphan_grace_s: float = 60.0,
     shutdown_grace_s: float = 30.0,
+    reuse_attempts: int = 1000,
+    reuse_growth_mb: int = 256,
+    reuse_idle_s: float = 30.0,
     python: str = sys.executable,
 ) -> ChildSpec:
     """How the daemon starts its worker: a child that outlives a SIGKILL of the daemon by `orphan_grace_s`.
@@ -68,6 +71,9 @@ def worker_spec(
             f"--kill-grace={kill_grace_s}",
             f"--orphan-grace={orphan_grace_s}",
             f"--shutdown-grace={shutdown_grace_s}",
+            f"--reuse-attempts={reuse_attempts}",
+            f"--reuse-growth-mb={reuse_growth_mb}",
+            f"--reuse-idle={reuse_idle_s}",
         ),
         lifeline="held",
         stop_grace=kill_grace_s + 8.0,

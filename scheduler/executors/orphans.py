@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Collection
 
 VARIABLE = "ASYNCSCHED_ATTEMPT_PID"
@@ -39,6 +40,36 @@ def kill_orphans(pid: int, pipes: Collection[str], attempts: Collection[int]) ->
                     kill(child, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child, 0)
+
+
+def end_descendants(*, seconds: float) -> bool:
+    """Kill and bury everything below us, who are a subreaper; False when something is left after so long.
+
+    Whatever loses its parent below us becomes our child: when we have none, there is nothing.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            ended, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return True
+        if ended:
+            continue
+        for child in _children_of_all_threads():
+            with contextlib.suppress(OSError):
+                os.kill(child, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.0005)  # they are dying; there is nothing that waits for one of them with a limit
+
+
+def _children_of_all_threads() -> list[int]:
+    found = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/children", "rb") as listing:
+                found += [int(child) for child in listing.read().split()]
+    return found
 
 
 def children() -> list[int]:

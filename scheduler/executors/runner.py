@@ -21,9 +21,9 @@ from typing import Any, NoReturn
 from scheduler.authoring import FailTask, SkipTask
 from scheduler.authoring.context import set_context
 from scheduler.authoring.registry import collect_dags
-from scheduler.executors import context
+from scheduler.executors import context, reuse_process
 from scheduler.executors.bash import BashError, run_bash
-from scheduler.executors.job import Ended, Go, Job, Line
+from scheduler.executors.job import Ended, Go, Job, Line, Service
 from scheduler.executors.results import ResultError, encode_result
 from scheduler.executors.stops import TaskStopped, TaskTimeout, ignore_sigterm, raise_on_sigterm, time_limit
 from scheduler.model import OutcomeKind, TaskKind, Workload
@@ -33,7 +33,7 @@ _MESSAGE_LIMIT = 1000
 _OUT_OF_THE_WAY = 200
 
 
-def serve(sock: socket.socket, load: Callable[[Workload], ModuleType]) -> NoReturn:
+def serve(sock: socket.socket, load: Callable[[], ModuleType]) -> NoReturn:
     """The whole life of a task process. `load` gives the module of the DAG file (at once, in a warm process)."""
     line = Line(_move_away(sock))
     pid = os.getpid()
@@ -41,8 +41,10 @@ def serve(sock: socket.socket, load: Callable[[Workload], ModuleType]) -> NoRetu
         job = line.wait_for_job()
         if job is None:
             os._exit(0)
+        if isinstance(job, Service):
+            reuse_process.serve(line, job, lambda: _for_many(load))
         try:
-            module = load(job.workload)
+            module = load()
         except BaseException as error:
             say(format_exception(error))
             line.report(import_failure(error))
@@ -50,6 +52,7 @@ def serve(sock: socket.socket, load: Callable[[Workload], ModuleType]) -> NoRetu
         go = line.wait_for_go() if job.workload.inputs is None else Go(inputs=job.workload.inputs)
         if go is None:
             os._exit(0)
+        _reseed()
         ended = _attempt(job, go, module)
         if os.getpid() != pid:  # user code forked, and the child came back here
             os._exit(0)
@@ -57,6 +60,22 @@ def serve(sock: socket.socket, load: Callable[[Workload], ModuleType]) -> NoRetu
         os._exit(0)
     finally:
         os._exit(1)
+
+
+def _for_many(load: Callable[[], ModuleType]) -> Callable[[Job], Ended]:
+    """How a runner does each of its jobs, the module loaded once. A file that cannot be imported fails them all."""
+    try:
+        module = load()
+    except BaseException as error:
+        failure, text = import_failure(error), format_exception(error)
+
+        def fail(_job: Job) -> Ended:
+            say(text)
+            return failure
+
+        return fail
+    _reseed()
+    return lambda job: _perform(job, Go(inputs=job.workload.inputs or {}), module)
 
 
 def prepare(module: ModuleType) -> None:
@@ -73,14 +92,23 @@ def import_failure(error: BaseException) -> Ended:
 
 
 def _attempt(job: Job, go: Go, module: ModuleType) -> Ended:
+    """Run it, between two lines in its log."""
     workload = job.workload
-    raise_on_sigterm()
-    _reseed()
     say(
         f"{_stamp()} asyncsched: {workload.dag_id}.{workload.task_id} starts: run {workload.run_id}, "
         f"try {workload.try_number} of {workload.max_tries + 1}, pid {os.getpid()}\n"
     )
     began = time.monotonic()
+    pid = os.getpid()
+    ended = _perform(job, go, module)
+    if os.getpid() == pid:
+        told = f": {ended.message}" if ended.message else ""
+        say(f"{_stamp()} asyncsched: {ended.kind} after {time.monotonic() - began:.3f} s{told}\n")
+    return ended
+
+
+def _perform(job: Job, go: Go, module: ModuleType) -> Ended:
+    raise_on_sigterm()
     pid = os.getpid()
     try:
         try:
@@ -88,11 +116,9 @@ def _attempt(job: Job, go: Go, module: ModuleType) -> Ended:
         finally:
             ignore_sigterm()  # it is over: now only the report counts
     except BaseException as error:
-        ended = _judge(error, workload)
+        ended = _judge(error, job.workload)
     if os.getpid() == pid:
         _flush()
-        told = f": {ended.message}" if ended.message else ""
-        say(f"{_stamp()} asyncsched: {ended.kind} after {time.monotonic() - began:.3f} s{told}\n")
     return ended
 
 

@@ -40,6 +40,12 @@ def _raise(stop: BaseException) -> None:
     _waiting = stop
 
 
+def forget_stops() -> None:
+    """A stop that was held back and never raised belongs to the attempt that has ended."""
+    global _held, _waiting
+    _held, _waiting = False, None
+
+
 @contextlib.contextmanager
 def stops_held() -> Iterator[None]:
     """For what must not be interrupted half way; a stop that comes meanwhile is raised at the end."""

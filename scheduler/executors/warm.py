@@ -23,10 +23,9 @@ from typing import NoReturn
 from attrs import define, field, frozen
 
 from scheduler.executors import orphans, runner
-from scheduler.model import Workload
+from scheduler.executors.descriptors import receive_fds
 
 _MESSAGE_LIMIT = 2048
-_CLOEXEC = socket.MSG_CMSG_CLOEXEC
 
 
 @frozen(kw_only=True)
@@ -119,7 +118,7 @@ class WarmParent:
     def _hear(self) -> bool:
         """One message: fork a process with these descriptors. False when the worker has hung up."""
         try:
-            data, fds, _, _ = socket.recv_fds(self.control, 64, 2, _CLOEXEC)
+            data, fds = receive_fds(self.control, 64, most=2)
         except OSError:
             return False
         if not data:
@@ -154,11 +153,11 @@ class WarmParent:
             self.control.close()
             os.environ[orphans.VARIABLE] = str(os.getpid())
             _offer_to_the_oom_killer()
-            runner.serve(socket.socket(fileno=line), self._module_for)
+            runner.serve(socket.socket(fileno=line), self._loaded)
         finally:
             os._exit(70)
 
-    def _module_for(self, _workload: Workload) -> ModuleType:
+    def _loaded(self) -> ModuleType:
         if self._module is None:  # cold
             self._module = load_module(self.source)
         return self._module

@@ -22,8 +22,11 @@ from scheduler.executors import orphans, protocol
 from scheduler.executors.attempts import Attempt, Intent, Limits
 from scheduler.executors.link import Link
 from scheduler.executors.parents import ParentPool, SourceKey
+from scheduler.executors.reuse import ReusePool
+from scheduler.executors.reuse_attempt import SharedAttempt
+from scheduler.executors.reuse_lane import Terms
 from scheduler.executors.spool import Spool
-from scheduler.model import Outcome, OutcomeKind, Workload
+from scheduler.model import Isolation, Outcome, OutcomeKind, Workload
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ class Settings:
     orphan_grace: float
     shutdown_grace: float
     import_timeout: float
+    reuse: Terms
 
 
 @define(eq=False)
@@ -56,7 +60,7 @@ class Worker:
     settings: Settings
     has_parent: bool = False
     worker_id: str = field(factory=lambda: str(uuid.uuid4()))
-    _attempts: dict[str, Attempt] = field(factory=dict)
+    _attempts: dict[str, Attempt | SharedAttempt] = field(factory=dict)
     _nursery: trio.Nursery | None = None
     _changed: trio.Event = field(factory=trio.Event)
     _parent_gone: bool = False
@@ -64,8 +68,10 @@ class Worker:
     _idle_since: float | None = None
     _leaving: bool = False
     """Everything has been told to stop; nothing new begins."""
+    limits: Limits = field(init=False)
     link: Link = field(init=False)
     pool: ParentPool = field(init=False)
+    shared: ReusePool = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         settings = self.settings
@@ -83,12 +89,26 @@ class Worker:
             kill_grace=settings.kill_grace,
             import_timeout=settings.import_timeout,
         )
+        self.limits = Limits(
+            log_bytes=settings.log_bytes,
+            result_bytes=settings.result_bytes,
+            kill_grace=settings.kill_grace,
+        )
+        self.shared = ReusePool(
+            desk=self.link,
+            limits=self.limits,
+            terms=settings.reuse,
+            take=self.pool.take,
+            report=self._shared_ended,
+            refused=self._shared_refused,
+        )
 
     async def run(self) -> None:
         """Serve until told to leave, or until no daemon has been there for too long."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await nursery.start(self.pool.run)
+            await nursery.start(self.shared.run)
             nursery.start_soon(self._watch_signals)
             nursery.start_soon(self._beat)
             if self.has_parent:
@@ -128,18 +148,16 @@ class Worker:
             return
         if workload.inputs is not None and self.link.draining:
             why = "the worker takes no new work"
-            self.link.report(Outcome(token=workload.token, kind=OutcomeKind.LOST, reason="shutdown", message=why))
+            self.link.report([Outcome(token=workload.token, kind=OutcomeKind.LOST, reason="shutdown", message=why)])
             return
         if self._leaving:
             return  # it is not started, and will be found as never started
+        if workload.isolation is Isolation.REUSE:
+            self._begin_shared(workload)
+            return
         assert self._nursery is not None
         key = SourceKey(workload.file, workload.source_path, workload.source_hash)
-        limits = Limits(
-            log_bytes=self.settings.log_bytes,
-            result_bytes=self.settings.result_bytes,
-            kill_grace=self.settings.kill_grace,
-        )
-        attempt = Attempt(workload=workload, limits=limits, desk=self.link, take=lambda: self.pool.take(key))
+        attempt = Attempt(workload=workload, limits=self.limits, desk=self.link, take=lambda: self.pool.take(key))
         self._attempts[workload.token] = attempt
         self._nursery.start_soon(self._see_through, attempt)
 
@@ -150,7 +168,21 @@ class Worker:
         if outcome is None:
             self.link.gone(token)
         else:
-            self.link.report(outcome)
+            self.link.report([outcome])
+
+    def _begin_shared(self, workload: Workload) -> None:
+        attempt = self.shared.accept(workload)
+        if not attempt.is_over:  # it may have found no room at all
+            self._attempts[workload.token] = attempt
+
+    def _shared_ended(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            self._attempts.pop(outcome.token, None)
+        self.link.report(outcomes)
+
+    def _shared_refused(self, token: str) -> None:
+        del self._attempts[token]
+        self.link.gone(token)
 
     # ---- when to leave
 
@@ -212,7 +244,7 @@ class Worker:
         self._leaving = True
         self.link.draining = True
         log.info("stopping %d attempts: %s", len(self._attempts), why)
-        for attempt in self._attempts.values():
+        for attempt in list(self._attempts.values()):
             attempt.stop(Intent(kind=OutcomeKind.LOST, reason="shutdown", message=why))
 
     def _may_leave(self, now: float) -> bool:
@@ -294,6 +326,9 @@ def parse(argv: Iterable[str]) -> Settings:
     add("--kill-grace", type=_seconds, default=10.0, metavar="S", help="SIGTERM to SIGKILL (default 10)")
     add("--orphan-grace", type=_seconds, default=60.0, metavar="S", help="without a daemon (default 60)")
     add("--shutdown-grace", type=_seconds, default=30.0, metavar="S", help="after SIGTERM (default 30)")
+    add("--reuse-attempts", type=_positive, default=1000, metavar="N", help="in one shared process (default 1000)")
+    add("--reuse-growth-mb", type=_positive, default=256, metavar="MB", help="of a shared process (default 256)")
+    add("--reuse-idle", type=_seconds, default=30.0, metavar="S", help="a shared process without work (default 30)")
     add("--import-timeout", type=_seconds, default=60.0, metavar="S", help="of a DAG file (default 60)")
     args = parser.parse_args(list(argv))
     return Settings(
@@ -307,6 +342,11 @@ def parse(argv: Iterable[str]) -> Settings:
         orphan_grace=args.orphan_grace,
         shutdown_grace=args.shutdown_grace,
         import_timeout=args.import_timeout,
+        reuse=Terms(
+            attempts=args.reuse_attempts,
+            growth_bytes=args.reuse_growth_mb * 1024 * 1024,
+            idle_seconds=args.reuse_idle,
+        ),
     )
 
 

@@ -19,6 +19,7 @@ import time
 from typing import NoReturn, TextIO
 
 from scheduler.executors import orphans, warm
+from scheduler.executors.descriptors import receive_fds
 
 _REQUEST_LIMIT = 64 * 1024
 _LOG_FORMAT = "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s"
@@ -75,7 +76,7 @@ def _serve(control: socket.socket, kill_grace: float) -> NoReturn:
         if control.fileno() not in ready:
             continue
         try:
-            data, fds, _, _ = socket.recv_fds(control, _REQUEST_LIMIT, 2, socket.MSG_CMSG_CLOEXEC)
+            data, fds = receive_fds(control, _REQUEST_LIMIT, most=2)
         except OSError:
             data, fds = b"", []
         if not data:

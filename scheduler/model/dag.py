@@ -40,6 +40,15 @@ class TaskKind(StrEnum):
     EMPTY = "empty"
 
 
+class Isolation(StrEnum):
+    """What a task shares with others of its DAG file."""
+
+    PROCESS = "process"
+    """Nothing: each attempt runs in a process of its own."""
+    REUSE = "reuse"
+    """Processes: each runs many attempts, one after the other. For trusted code that wants to be fast."""
+
+
 class ScheduleKind(StrEnum):
     """What kind of timetable a dag has."""
 
@@ -109,6 +118,8 @@ class Task:
     group: str | None = None
     doc: str | None = None
     is_async: bool = False
+    isolation: Isolation | None = None
+    """None: that of the dag."""
 
 
 @frozen(kw_only=True)
@@ -131,5 +142,6 @@ class Dag:
     tags: tuple[str, ...] = ()
     description: str | None = None
     paused_upon_creation: bool = False
+    isolation: Isolation = Isolation.PROCESS
     line: int | None = None
     """Where in its file the dag is defined."""

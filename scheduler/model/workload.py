@@ -6,6 +6,8 @@ from typing import Any
 
 from attrs import field, frozen
 
+from scheduler.model.dag import Isolation
+
 
 @frozen(kw_only=True)
 class Workload:
@@ -38,6 +40,8 @@ class Workload:
     """Absolute path of the log file to append to; its directory may not exist yet."""
     execution_timeout: float | None = None
     """Seconds."""
+    isolation: Isolation = Isolation.PROCESS
+    """Where it runs: in a process of its own, or in one that runs many attempts one after the other."""
     inputs: dict[str, Any] | None = None
     """Results of upstream tasks (task_id -> result), when the start was committed together with the admission: the
     worker asks for nothing and runs it at once. None: it asks with a StartRequest, and the answer brings them."""

@@ -62,5 +62,6 @@ def place(admittee: Admittee, run: Row, graph: Graph, where: Place) -> tuple[Wor
         source_hash=run["source_hash"],
         log_path=str(log),
         execution_timeout=task.execution_timeout,
+        isolation=task.isolation or graph.dag.isolation,
     )
     return workload, Claim(key=admittee.key, token=token, try_number=admittee.try_number, log_path=workload.log_path)

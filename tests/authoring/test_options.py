@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
 from scheduler.authoring import DAG, DagError, dag, task
-from scheduler.model import Catchup, RetryPolicy, ScheduleKind, Task, TriggerRule
+from scheduler.model import Catchup, Dag, Isolation, RetryPolicy, ScheduleKind, Task, TriggerRule
 
 
 def model_of(**options: Any) -> Task:
@@ -58,6 +59,8 @@ def test_options_arrive_in_seconds_and_with_defaults() -> None:
         ({"pool_slots": 0}, "pool_slots must be from 1"),
         ({"priority_weight": 2**31}, "priority_weight must be from"),
         ({"weight_rule": "downsteam"}, "did you mean 'downstream'?"),
+        ({"isolation": "reus"}, "isolation 'reus' is unknown, did you mean 'reuse'?"),
+        ({"isolation": True}, "isolation must be one of process, reuse, not True"),
         ({"rerun_when_lost": 1}, "rerun_when_lost must be True or False"),
         ({"doc_md": "\0"}, "NUL"),
         ({"doc_md": "\ud800"}, "lone surrogate"),
@@ -103,6 +106,27 @@ def test_dag_options_arrive() -> None:
     assert (found.dagrun_timeout, found.params, found.tags) == (3600.0, {"a": [1, 2]}, ("a", "b"))
     assert found.paused_upon_creation
     assert found.description == "What it does.\n\nIn detail."
+
+
+def test_isolation_is_that_of_the_dag_unless_the_task_says_otherwise() -> None:
+    with DAG("d", isolation="reuse") as made:
+        task.empty("as_the_dag")
+        task.empty("alone", isolation="process")
+    found = made.to_model()
+    assert found.isolation is Isolation.REUSE
+    assert [one.isolation for one in found.tasks] == [None, Isolation.PROCESS]
+    assert DAG("e").to_model().isolation is Isolation.PROCESS
+    with pytest.raises(DagError, match="isolation 'thread' is unknown"):
+        DAG("f", isolation="thread")
+
+
+def test_a_document_from_before_there_was_isolation_means_processes() -> None:
+    made = DAG("d")
+    with made:
+        task.empty("t")
+    document = msgspec.json.decode(msgspec.json.encode(made.to_model()))
+    del document["isolation"], document["tasks"][0]["isolation"]
+    assert msgspec.convert(document, Dag) == made.to_model()
 
 
 def test_dag_decorator_without_options_with_an_id_and_with_arguments() -> None:

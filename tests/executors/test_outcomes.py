@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.model import Outcome, OutcomeKind, Workload
+from scheduler.model import Isolation, Outcome, OutcomeKind, Workload
 
 BODY = """
 import asyncio, contextlib, logging, math, threading
@@ -301,9 +301,10 @@ CHANGES: dict[str, dict[str, Any]] = {
 Ran = dict[str, tuple[Workload, Outcome, str]]
 
 
-@pytest.fixture(scope="module")
-def ran(run_cases: Callable[..., Ran]) -> Ran:
-    return run_cases(BODY, dict(CHANGES), TASKS, slots=100)
+@pytest.fixture(scope="module", params=Isolation)
+def ran(request: pytest.FixtureRequest, run_cases: Callable[..., Ran]) -> Ran:
+    changes = {task_id: {"isolation": request.param, **CHANGES.get(task_id, {})} for task_id in TASKS}
+    return run_cases(BODY, changes, TASKS, slots=100)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +333,8 @@ def test_what_a_task_returns_is_its_result(ran: Ran, task_id: str, result: Any) 
     workload, outcome, _ = ran[task_id]
     assert outcome.kind is OutcomeKind.SUCCESS, outcome
     assert (outcome.token, outcome.reason, outcome.message) == (workload.token, "", "")
-    assert outcome.exit_code == 0
+    # A process that is shared goes on, and has no status.
+    assert outcome.exit_code == (0 if workload.isolation is Isolation.PROCESS else None)
     assert (None if outcome.result is None else json.loads(outcome.result)) == result
 
 
