@@ -24,7 +24,7 @@ class Seat:
     home: str
 
 
-_MINE = locking(
+_BEFORE_AND_MINE = locking(
     Lock.SEAT,
     sa.or_(
         sa.and_(
@@ -33,17 +33,20 @@ _MINE = locking(
             t.seat.c.home == sa.bindparam("home"),
             t.seat.c.lease_until > sa.func.clock_timestamp(),
         ),
-        # the row that _TAKE finds if this is said again: it must not be locked after rows that come later
         t.seat.c.uuid == sa.bindparam("uuid", type_=t.seat.c.uuid.type),
     ),
     wait=Wait.WAIT,
 )
-_END = sa.text("UPDATE seat SET lease_until = clock_timestamp() WHERE id = ANY(:keys)")
-_TAKE = sa.text(
-    "INSERT INTO seat (uuid, kind, hostname, pid, home, lease_until) VALUES (CAST(:uuid AS uuid), :kind,"
-    " :hostname, :pid, :home, clock_timestamp() + make_interval(secs => :lease))"
-    " ON CONFLICT (uuid) DO UPDATE SET lease_until = excluded.lease_until RETURNING id"
+_SUCCEED = sa.text(
+    "UPDATE seat SET lease_until = clock_timestamp()"
+    " + CASE WHEN uuid = CAST(:uuid AS uuid) THEN make_interval(secs => :lease) ELSE '0' END WHERE id = ANY(:keys)"
 )
+_INSERT = (
+    "INSERT INTO seat (uuid, kind, hostname, pid, home, lease_until) VALUES (CAST(:uuid AS uuid), :kind,"
+    " :hostname, :pid, :home, clock_timestamp() + make_interval(secs => :lease)) ON CONFLICT (uuid) "
+)
+_TAKE = sa.text(f"{_INSERT} DO NOTHING RETURNING id")
+_REGISTER = sa.text(f"{_INSERT} DO UPDATE SET lease_until = excluded.lease_until")
 _BEAT = sa.text(
     "UPDATE seat SET lease_until = clock_timestamp() + make_interval(secs => :lease) WHERE uuid = CAST(:uuid AS uuid)"
 )
@@ -65,17 +68,22 @@ def _row(seat: Seat) -> dict[str, object]:
 async def take_seat(tx: Transaction, seat: Seat) -> None:
     """Sit down as the daemon of a home, and end the leases of those that sat there before.
 
-    The caller holds the home's lock, so earlier daemons of the same home and host are dead for certain.
+    The caller holds the home's lock, so earlier daemons of the same home and host are dead for certain. Said again,
+    after an outcome that stayed unknown, it renews the lease.
     """
-    before = await tx.lock(_MINE, hostname=seat.hostname, home=seat.home, uuid=seat.uuid)
-    if before:
-        await tx.write(Lock.SEAT, before, _END, {"keys": before})
+    keys = await tx.lock(_BEFORE_AND_MINE, hostname=seat.hostname, home=seat.home, uuid=seat.uuid)
+    if keys:
+        await tx.write(Lock.SEAT, keys, _SUCCEED, {"keys": keys, "uuid": seat.uuid, "lease": LEASE_SECONDS})
+    # a row that is there by now is ours, held or just taken by us: it must not be locked after rows that come later
     await tx.insert(Lock.SEAT, _TAKE, _row(seat))
 
 
 async def register(store: Store, seat: Seat) -> None:
-    """Seat a worker, or renew the lease of one that is known. One statement on one row."""
-    await store.single(_TAKE, _row(seat))
+    """Seat a worker, or renew the lease of one that is known.
+
+    One statement on one row: it waits for that row, or for the value of its `uuid`, while it holds nothing.
+    """
+    await store.single(_REGISTER, _row(seat))
 
 
 async def beat(store: Store, uuid: str) -> bool:

@@ -18,6 +18,8 @@ SEED = number("SEED", 20)
 """Of everything that is sampled."""
 EVERY_INTERLEAVING = number("EVERY_INTERLEAVING", 40)
 """Pairs with at most so many interleavings are tried in all of them."""
+UPSERT_SCHEDULES = number("UPSERT_SCHEDULES", 5)
+"""Schedules drawn for each two shapes of work that insert into one table; 1000 is all of them, ten minutes."""
 VARIANT_PAIRS = number("VARIANT_PAIRS", 200)
 """Pairs of other shapes of work than each writer's first, sampled."""
 TRIPLES = number("TRIPLES", 150)
