@@ -15,7 +15,7 @@ from typing import Any
 from attrs import asdict
 from rich.console import Console
 
-from bench import ceiling, daemons, end_to_end, machine, plot, scheduler_only, table
+from bench import attempt, ceiling, daemons, end_to_end, machine, plot, scheduler_only, table
 from bench.daemon import Failed
 from bench.growth import measures as growth
 from bench.growth.sizes import NAMES as SIZES
@@ -27,9 +27,10 @@ from bench.peers import show as peers_show
 from bench.peers.shapes import Sizes as PeerSizes
 from bench.server import Server, running_server
 
-STARTUP, CEILING, SCHEDULER, DAEMONS, GROWTH, PEERS = "startup", "ceiling", "scheduler", "daemons", "growth", "peers"
+STARTUP, ATTEMPT, CEILING, SCHEDULER, DAEMONS = "startup", "attempt", "ceiling", "scheduler", "daemons"
+GROWTH, PEERS = "growth", "peers"
 ON_A_SERVER = (CEILING, SCHEDULER, DAEMONS)
-NAMES = (STARTUP, *end_to_end.MEASURES, *ON_A_SERVER, GROWTH, *growth.MEASURES, PEERS)
+NAMES = (STARTUP, *end_to_end.MEASURES, ATTEMPT, *ON_A_SERVER, GROWTH, *growth.MEASURES, PEERS)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -139,6 +140,16 @@ class Session:
 
         self.attempt(STARTUP if with_startup else "a daemon", work)
 
+    def without_a_database(self) -> None:
+        """One repetition of what needs a worker only."""
+        if ATTEMPT in self.wanted:
+
+            def work() -> None:
+                with scratch(self.directory) as place:
+                    attempt.measure(place, self.report, quick=self.quick)
+
+            self.attempt(ATTEMPT, work)
+
     def on_a_server(self) -> None:
         """One repetition of what needs PostgreSQL only: the ceiling first, then the scheduler beside it."""
         if not self.wanted & set(ON_A_SERVER):
@@ -215,6 +226,7 @@ def main(given: list[str] | None = None) -> int:
         console.print(f"repetition {number} of {chosen.repeat}", style="bold")
         session.on_a_server()
         session.from_outside()
+        session.without_a_database()
         session.beside_peers(number)
     session.growth()
     output = Console(width=None if sys.stdout.isatty() else 140)

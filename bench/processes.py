@@ -8,7 +8,7 @@ from pathlib import Path
 from attrs import frozen
 
 _TICK = os.sysconf("SC_CLK_TCK")
-_PARENT, _UTIME, _CSTIME = 1, 11, 14  # fields of /proc/PID/stat behind the name in parentheses
+_PARENT, _MINFLT, _CMINFLT, _UTIME, _CSTIME = 1, 7, 8, 11, 14  # fields of /proc/PID/stat behind the name in parentheses
 
 
 @frozen(kw_only=True)
@@ -69,6 +69,15 @@ def usage(pids: Iterable[int], *, with_memory: bool = True) -> list[Usage]:
             cpu = sum(int(value) for value in fields[_UTIME : _CSTIME + 1]) / _TICK
             found.append(Usage(pid=pid, name=_name(pid), cpu_s=cpu, pss_mb=_pss(pid) if with_memory else 0.0))
     return found
+
+
+def work(pids: Iterable[int]) -> dict[str, float]:
+    """CPU seconds and minor page faults of these processes and of their children that have been waited for."""
+    fields = [found for pid in pids if (found := _stat(pid)) is not None]
+    return {
+        "cpu_s": sum(int(value) for one in fields for value in one[_UTIME : _CSTIME + 1]) / _TICK,
+        "faults": float(sum(int(one[_MINFLT]) + int(one[_CMINFLT]) for one in fields)),
+    }
 
 
 def _pss(pid: int) -> float:
