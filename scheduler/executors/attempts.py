@@ -4,16 +4,16 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
 
 import msgspec
 import trio
 from attrs import define, field, frozen
 
 from scheduler.executors import job
+from scheduler.executors.cradle import Cradle
 from scheduler.executors.logfile import LogFile
-from scheduler.executors.parents import Cradle
 from scheduler.executors.protocol import PeerError, encode
 from scheduler.model import Outcome, OutcomeKind, StartAnswer, Workload
 
@@ -54,19 +54,46 @@ class Desk(Protocol):
 
 @define(eq=False, kw_only=True)
 class Attempt:
-    """Runs as one trio task: it waits for news, and nothing else happens in between."""
+    """A trio task waits for news of it; what must be quick is done where the news comes in, by `_hear`."""
 
     workload: Workload
     limits: Limits
     desk: Desk
     take: Callable[[], Cradle]
+    end: Callable[[Outcome | None], None]
+    """Called once: with what became of it, or None when its start was refused and user code has not run."""
+    spawn: Callable[[Callable[[], Awaitable[None]]], None]
+    """Starts a trio task beside it."""
     intent: Intent | None = None
+    _granted: bool = False
     _answer: StartAnswer | None = None
     _cradle: Cradle | None = None
+    _unprepared: str = ""
+    _logfile: LogFile = field(init=False)
     _ended: job.Ended | None = None
+    _has_concluded: bool = False
+    _writes: bool = False
     _news: trio.Event = field(factory=trio.Event)
 
+    def __attrs_post_init__(self) -> None:
+        self._logfile = LogFile(self.workload.log_path, limit=self.limits.log_bytes)
+        self._granted = self._was_started
+
     # ---- from outside
+
+    def begin(self) -> None:
+        """Give it its process, and that process its job, at once; `run` sees to the rest."""
+        try:
+            cradle = self.take()
+        except OSError as error:  # no descriptors left
+            self._unprepared = f"no process could be prepared: {error}"
+            return
+        self._cradle = cradle
+        cradle.on_news = self._hear
+        cradle.parent.occupy()
+        self._send(cradle, job.Job(workload=self.workload, result_limit=self.limits.result_bytes))
+        cradle.readiness.watch(cradle.channel.fileno(), self._on_line)
+        cradle.readiness.later(self._after_a_while)
 
     def answer(self, answer: StartAnswer) -> None:
         """The daemon's word about the start."""
@@ -83,43 +110,43 @@ class Attempt:
     def _poke(self) -> None:
         self._news.set()
 
+    def _hear(self) -> None:
+        self._conclude_at_once()
+        self._poke()
+
     # ---- its life
 
-    async def run(self) -> Outcome | None:
-        """What became of it; None when its start was refused, and then user code has not run."""
+    async def run(self) -> None:
+        """See it through: `end` has been called when this returns."""
+        cradle = self._cradle
+        if cradle is None:
+            self._conclude(self._outcome(OutcomeKind.LOST, "worker", self._unprepared))
+            return
+        if self._was_started:
+            self._logfile.open()  # while the task process works
         try:
-            cradle = self.take()
-        except OSError as error:  # no descriptors left
-            return self._outcome(OutcomeKind.LOST, "worker", f"no process could be prepared: {error}")
-        self._cradle = cradle
-        cradle.on_news = self._poke
-        logfile = LogFile(self.workload.log_path, limit=self.limits.log_bytes)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._pump, cradle, logfile)
-                nursery.start_soon(self._listen, cradle)
-                nursery.start_soon(cradle.channel.run_writer)
-                wanted = await self._live(cradle)
-                nursery.cancel_scope.cancel()
-            if not wanted:
-                return None
-            self._read_rest(cradle, logfile)
-            outcome = self._judge(cradle)
-            self._explain(outcome, logfile)
-            return outcome
+            wanted = await self._live(cradle)
+            if self._has_concluded:
+                return
+            if wanted:
+                self._read_rest(cradle)
+                self._conclude(self._judge(cradle))
+            else:
+                self._conclude(None)
         finally:
             cradle.on_news = _nothing
             cradle.close()
-            logfile.close()
+            self._logfile.close()
+            cradle.parent.give_back()
 
     async def _live(self, cradle: Cradle) -> bool:
         """False when the start was refused."""
-        cradle.channel.send(encode(job.Job(workload=self.workload, result_limit=self.limits.result_bytes)))
         if self._was_started:
-            cradle.parent.replenish()
             await self._until_user_code_ends(cradle)
         elif not await self._start(cradle):
             return False
+        if self._has_concluded:
+            return True
         if cradle.orphaned is not None:
             self._read_channel(cradle)
             if self._ended is None:
@@ -138,17 +165,19 @@ class Attempt:
         await self._until(lambda: cradle.pid != 0 or cradle.is_over)
         if self.intent is None and not self._is_lost(cradle):
             self.desk.ask_start(self.workload.token, cradle.pid)
-            cradle.parent.replenish()
             await self._until(lambda: self._answer is not None or self._is_lost(cradle))
             self.desk.withdraw(self.workload.token)
         if self._answer is None or self.intent is not None:
             return True
         if not self._answer.accepted:
+            cradle.readiness.unwatch(cradle.channel.fileno())
             cradle.channel.close()
             await self._kill(cradle, grace=0)
             return False
+        self._granted = True
         if not cradle.is_over:
-            cradle.channel.send(encode(job.Go(inputs=self._answer.inputs)))
+            self._send(cradle, job.Go(inputs=self._answer.inputs))
+            self._logfile.open()
             await self._until_user_code_ends(cradle)
         return True
 
@@ -172,17 +201,49 @@ class Attempt:
         return self._ended is None
 
     async def _until(self, happened: Callable[[], bool]) -> None:
-        """Wait until it has happened, or somebody wants the attempt to end."""
-        while not happened() and self.intent is None:
+        """Wait until it has happened, or somebody wants the attempt to end, or it has."""
+        while not happened() and self.intent is None and not self._has_concluded:
             await self._news.wait()
             self._news = trio.Event()
 
     async def _until_over(self, cradle: Cradle, seconds: float) -> bool:
         with trio.move_on_after(seconds):
-            while cradle.exit_code is None and cradle.orphaned is None:
+            while cradle.exit_code is None and cradle.orphaned is None and not self._has_concluded:
                 await self._news.wait()
                 self._news = trio.Event()
-        return cradle.exit_code is not None
+        return cradle.exit_code is not None or self._has_concluded
+
+    def _after_a_while(self) -> None:
+        """What a short attempt does not need: a look at its output before its end, a spare in its place."""
+        cradle = self._cradle
+        if cradle is None or self._has_concluded or cradle.output < 0:
+            return
+        cradle.readiness.watch(cradle.output, self._pump)
+        cradle.parent.replenish()
+
+    # ---- its end
+
+    def _conclude_at_once(self) -> None:
+        """Report when it has said how it ended, if with its process everything is gone that it has started.
+
+        The process is killed, which takes no time, and not waited for, since tearing it down takes milliseconds. It
+        must have no child left, nor may its parent have one that nobody knows: that may be what it has left behind,
+        and is found when the process has been reaped.
+        """
+        ended, cradle = self._ended, self._cradle
+        if ended is None or cradle is None or self._has_concluded or not self._granted:
+            return
+        if not ended.alone or cradle.is_over or cradle.pidfd < 0 or cradle.parent.has_stray():
+            return
+        if cradle.kill_alone():
+            self._read_rest(cradle)
+            self._conclude(self._judge(cradle))
+
+    def _conclude(self, outcome: Outcome | None) -> None:
+        self._has_concluded = True
+        if outcome is not None:
+            self._explain(outcome)
+        self.end(outcome)
 
     # ---- ending it
 
@@ -217,17 +278,26 @@ class Attempt:
             os.close(fd)
         return False
 
-    # ---- what it says
+    # ---- what it hears and says
 
-    async def _listen(self, cradle: Cradle) -> None:
-        while True:
-            try:
-                payloads = await cradle.channel.receive()
-            except PeerError:
-                return  # user code wrote to our socket
-            if payloads is None:
-                return
+    def _send(self, cradle: Cradle, words: Any) -> None:
+        cradle.channel.send(encode(words))
+        if cradle.channel.has_backlog and not self._writes:
+            self._writes = True
+            self.spawn(cradle.channel.run_writer)
+
+    def _on_line(self) -> None:
+        cradle = self._cradle
+        assert cradle is not None, "its line is watched"
+        try:
+            payloads = cradle.channel.receive_nowait()
+        except PeerError:
+            payloads = None  # user code wrote to our socket
+        if payloads is None:  # how it ended is said by its parent
+            cradle.readiness.unwatch(cradle.channel.fileno())
+        elif payloads:
             self._take_in(payloads)
+            self._hear()
 
     def _read_channel(self, cradle: Cradle) -> None:
         with contextlib.suppress(PeerError):
@@ -239,23 +309,25 @@ class Attempt:
             with contextlib.suppress(msgspec.MsgspecError):
                 self._ended = job.decode_ended(payload)
 
-    async def _pump(self, cradle: Cradle, logfile: LogFile) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(cradle.output)
-            if not _copy(cradle.output, logfile):
-                return
+    def _pump(self) -> None:
+        cradle = self._cradle
+        assert cradle is not None, "its output is watched"
+        if not _copy(cradle.output, self._logfile):
+            cradle.readiness.unwatch(cradle.output)
 
-    def _read_rest(self, cradle: Cradle, logfile: LogFile) -> None:
+    def _read_rest(self, cradle: Cradle) -> None:
         """What it said and wrote before its end; bounded, since somebody may have inherited the pipe."""
         self._read_channel(cradle)
         for _ in range(_LAST_READS):
-            if not _copy(cradle.output, logfile):
+            if not _copy(cradle.output, self._logfile):
                 return
 
     # ---- what became of it
 
     def _judge(self, cradle: Cradle) -> Outcome:
         ended, intent, code = self._ended, self.intent, cradle.exit_code
+        if ended is not None and code is None and self._granted:
+            code = 0  # nothing but leaving was left to do
         if ended is not None and ended.kind is not OutcomeKind.FAILED:
             return self._of(ended, code)  # it was done before we could stop it
         if intent is not None:
@@ -290,13 +362,13 @@ class Attempt:
     def _outcome(self, kind: OutcomeKind, reason: str, message: str, *, exit_code: int | None = None) -> Outcome:
         return Outcome(token=self.workload.token, kind=kind, reason=reason, message=message, exit_code=exit_code)
 
-    def _explain(self, outcome: Outcome, logfile: LogFile) -> None:
+    def _explain(self, outcome: Outcome) -> None:
         """Into the log what the task process could not say itself."""
         if self._ended is not None and outcome.message == self._ended.message:
             return
         if self._cradle is not None and self._cradle.import_failure is not None:
-            logfile.write(bytes(self._cradle.parent.tail))
-        logfile.write(f"asyncsched: {outcome.kind}: {outcome.message}\n".encode("utf-8", "backslashreplace"))
+            self._logfile.write(bytes(self._cradle.parent.tail))
+        self._logfile.write(f"asyncsched: {outcome.kind}: {outcome.message}\n".encode("utf-8", "backslashreplace"))
 
 
 def _nothing() -> None:

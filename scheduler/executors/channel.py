@@ -26,6 +26,15 @@ class Channel:
         self._more = trio.Event()
         self.closed = False
 
+    def fileno(self) -> int:
+        """Of the socket; -1 when it is closed."""
+        return self._sock.fileno()
+
+    @property
+    def has_backlog(self) -> bool:
+        """Something waits for `run_writer`."""
+        return bool(self._outbox)
+
     def send(self, data: bytes) -> None:
         """Queue framed bytes, and pass on at once what the kernel takes."""
         if self.closed:

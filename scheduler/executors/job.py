@@ -1,6 +1,7 @@
 """What a worker and one task process say to each other, in frames on the socket between them."""
 
 import contextlib
+import os
 import socket
 import struct
 from typing import Any
@@ -12,6 +13,7 @@ from scheduler.executors.protocol import encode
 from scheduler.model import OutcomeKind, Workload
 
 _LENGTH = struct.Struct(">I")
+_WALL = 0x40000000  # children that were made by clone without a signal, too
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, tag="job"):
@@ -51,6 +53,8 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
     retryable: bool = True
     message: str = ""
     reason: str = ""
+    alone: bool = False
+    """The process had no child left when it said this: with it, everything it started is gone."""
 
 
 _first: msgspec.json.Decoder[Job | Service] = msgspec.json.Decoder(Job | Service)
@@ -61,6 +65,14 @@ _ended: msgspec.json.Decoder[Ended] = msgspec.json.Decoder(Ended)
 def decode_ended(payload: bytes) -> Ended:
     """Raises msgspec.MsgspecError."""
     return _ended.decode(payload)
+
+
+def _has_no_child() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL)
+    except ChildProcessError:
+        return True
+    return False
 
 
 class Line:
@@ -88,7 +100,7 @@ class Line:
 
     def report(self, ended: Ended) -> None:
         """Say how it ended; nobody may be listening any more."""
-        self.say(ended)
+        self.say(msgspec.structs.replace(ended, alone=_has_no_child()))
 
     def say(self, message: msgspec.Struct) -> None:
         """Send a frame, unless the worker is gone."""

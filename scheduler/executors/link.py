@@ -36,7 +36,7 @@ class Link:
     hear: Callable[[protocol.FromDaemon], None]
     """Called with everything the daemon says but acknowledgements."""
     on_change: Callable[[], None]
-    """Called when the connection, or what is unacknowledged, has changed."""
+    """Called when the connection has changed; while draining, also when what is unacknowledged has."""
     hostname: str = field(factory=socket.gethostname)
     draining: bool = False
     lost_at: float | None = field(factory=trio.current_time)
@@ -69,7 +69,7 @@ class Link:
             self._starts.pop(outcome.token, None)
             self._outcomes[outcome.token] = outcome
         self._report(outcomes)
-        self.on_change()
+        self._changed()
 
     def _report(self, outcomes: Collection[Outcome]) -> None:
         """In few frames, but not in too large ones, since results may be large."""
@@ -89,7 +89,11 @@ class Link:
         """A refused attempt has left."""
         self._starts.pop(token, None)
         self._say(protocol.Gone(tokens=[token]))
-        self.on_change()
+        self._changed()
+
+    def _changed(self) -> None:
+        if self.draining:  # else the worker stays, whatever is acknowledged
+            self.on_change()
 
     def drain(self) -> None:
         """Tell the daemon that no new work is taken."""
@@ -190,9 +194,10 @@ class Link:
         if isinstance(message, protocol.Ack):
             for token in message.tokens:
                 self._outcomes.pop(token, None)
-                self.spool.drop(token)
-                self._spooled.discard(token)
-            self.on_change()
+                if token in self._spooled:
+                    self.spool.drop(token)
+                    self._spooled.discard(token)
+            self._changed()
             return
         if isinstance(message, protocol.Answers):
             for answer in message.answers:

@@ -9,7 +9,7 @@ log = logging.getLogger(__name__)
 class LogFile:
     """Appends to `path` until it holds `limit` bytes, then writes one marker line and drops the rest.
 
-    Opened with the first byte. A disk that is full or read-only costs the log, never the attempt.
+    Opened with the first byte, or before. A disk that is full or read-only costs the log, never the attempt.
     """
 
     def __init__(self, path: str, *, limit: int) -> None:
@@ -34,6 +34,16 @@ class LogFile:
         except OSError as error:
             log.warning("the log %s is incomplete: %s", self._path, error.strerror)
         self._given_up = True
+
+    def open(self) -> None:
+        """Now and not with the first byte; never raises OSError."""
+        if self._fd >= 0 or self._given_up:
+            return
+        try:
+            self._open()
+        except OSError as error:
+            log.warning("the log %s is incomplete: %s", self._path, error.strerror)
+            self._given_up = True
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -15,6 +15,7 @@ from collections.abc import Collection
 VARIABLE = "ASYNCSCHED_ATTEMPT_PID"
 _PR_SET_CHILD_SUBREAPER = 36
 _PASSES = 50
+_CHUNK = 65536
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -72,13 +73,25 @@ def _children_of_all_threads() -> list[int]:
     return found
 
 
-def children() -> list[int]:
-    """Our direct children, the dead ones not yet reaped included; empty where the kernel does not tell."""
+def children(pid: int | None = None) -> list[int]:
+    """The direct children of our thread, or of the single thread of process `pid`.
+
+    The dead ones not yet reaped included; empty where the kernel does not tell.
+    """
+    path = "/proc/thread-self/children" if pid is None else f"/proc/{pid}/task/{pid}/children"
     try:
-        with open("/proc/thread-self/children", "rb") as listing:
-            return [int(child) for child in listing.read().split()]
+        listing = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return []
+    try:
+        found = b""
+        while chunk := os.read(listing, _CHUNK):
+            found += chunk
+        return [int(child) for child in found.split()]
+    except OSError:
+        return []
+    finally:
+        os.close(listing)
 
 
 def _bears_marks(child: int, pid: int, pipes: Collection[str]) -> bool:

@@ -14,7 +14,11 @@ from collections.abc import Callable
 import trio
 from attrs import define, field, frozen
 
+from scheduler.executors import orphans
 from scheduler.executors.channel import Channel
+from scheduler.executors.cradle import Cradle
+from scheduler.executors.descriptors import receive_fds
+from scheduler.executors.readiness import Readiness
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +28,7 @@ _STATUS_SECONDS = 2.0
 _SPARE_SECONDS = 60.0
 _STABLE_SECONDS = 10.0
 _UNCLAIMED = 64
+_MOST_SPARES = 16
 _PAUSE_SECONDS = (0.1, 5.0)
 
 
@@ -36,48 +41,21 @@ class SourceKey:
     sha256: str
 
 
-def _nobody() -> None:
-    """Nobody listens yet."""
-
-
-@define(eq=False, kw_only=True)
-class Cradle:
-    """One process forked, or about to be, for one attempt; it waits for its job."""
-
-    parent: "Parent"
-    number: int
-    channel: Channel
-    output: int
-    """Read end of the log pipe."""
-    pid: int = 0
-    """0 until forked."""
-    exit_code: int | None = None
-    """Set when it has been reaped and its group killed."""
-    import_failure: str | None = None
-    """Why the DAG file could not be imported."""
-    orphaned: str | None = None
-    """Why nobody will report its exit: its parent is gone, or could not fork it."""
-    on_news: Callable[[], None] = _nobody
-
-    @property
-    def is_over(self) -> bool:
-        """No more news will come."""
-        return self.exit_code is not None or self.import_failure is not None or self.orphaned is not None
-
-    def close(self) -> None:
-        """Give the descriptors back; a process that still waits for its job leaves."""
-        self.channel.close()
-        if self.output >= 0:
-            os.close(self.output)
-            self.output = -1
-
-
 class Parent:
     """One warm parent, from the request for it until its end."""
 
-    def __init__(self, key: SourceKey, control: socket.socket, output: int, on_pid: Callable[["Parent"], None]) -> None:
+    def __init__(
+        self,
+        key: SourceKey,
+        control: socket.socket,
+        output: int,
+        *,
+        readiness: Readiness,
+        on_pid: Callable[["Parent"], None],
+    ) -> None:
         self.key = key
         self._on_pid = on_pid
+        self.readiness = readiness
         self.pid = 0
         self.is_ready = False
         self.is_gone = False
@@ -87,7 +65,11 @@ class Parent:
         self.exited = trio.Event()
         self.tail = bytearray()
         self.cradles: dict[int, Cradle] = {}
-        self.spare: Cradle | None = None
+        self.spares: deque[Cradle] = deque()
+        self._busy = 0
+        self._busiest = 1
+        self._settled = trio.Event()
+        self._hung_up = trio.Event()
         self._control = control
         self._output = output
         self._requests: deque[tuple[bytes, tuple[int, int]]] = deque()
@@ -96,36 +78,63 @@ class Parent:
     @property
     def is_idle(self) -> bool:
         """No attempt lives or is being prepared here."""
-        return not self.cradles or (len(self.cradles) == 1 and self.spare is not None)
+        return len(self.cradles) == len(self.spares)
 
     # ---- cradles
 
     def take(self) -> Cradle:
-        """A process for an attempt: the spare one, or one that is being forked."""
+        """A process for an attempt: a spare one, or one that is being forked."""
         self.used_at = trio.current_time()
-        cradle, self.spare = self.spare, None
-        return self._fork() if cradle is None else cradle
+        return self.spares.popleft() if self.spares else self._fork()
+
+    def occupy(self) -> None:
+        """An attempt has begun in a process that was taken, and `give_back` will be called."""
+        self._busy += 1
+        self._busiest = max(self._busiest, self._busy)
+
+    def give_back(self) -> None:
+        """An attempt has ended: the next one shall not wait for a fork."""
+        self._busy -= 1
+        self.replenish()
 
     def replenish(self) -> None:
-        """Have a spare process forked, so that the next attempt need not wait for it."""
-        if self.spare is None and not self.is_gone and self.is_ready:
-            self.spare = self._fork()
+        """Have spare processes forked: as many as have run side by side lately less those that run, and one more."""
+        wanted = max(0, min(self._busiest, _MOST_SPARES) - self._busy) + 1
+        while len(self.spares) < wanted and not self.is_gone and self.is_ready:
+            self.spares.append(self._fork())
 
-    def drop_spare(self) -> None:
-        """Its descriptors closed, the process leaves, and its exit is reported like any other."""
-        if self.spare is not None:
-            self.spare.close()
-            self.spare = None
+    def settle_down(self) -> None:
+        """Let go of spares that the last seconds had no use for."""
+        self._busiest = max(1, self._busy)
+        while len(self.spares) > 1:
+            self.spares.pop().close()
+
+    def drop_spares(self) -> None:
+        """Their descriptors closed, the processes leave, and their exits are reported like any other."""
+        while self.spares:
+            self.spares.pop().close()
+
+    def has_stray(self) -> bool:
+        """Whether it has a child that is no task process: something an attempt left behind. True if nobody can tell."""
+        if not self._has_unknown_child():
+            return False
+        self._on_control()  # it may have told of a fork meanwhile
+        return self._has_unknown_child()
+
+    def _has_unknown_child(self) -> bool:
+        listed = orphans.children(self.pid)
+        return not listed or not {one.pid for one in self.cradles.values()}.issuperset(listed)
 
     def _fork(self) -> Cradle:
         self._next += 1
         ours, theirs = socket.socketpair()
         output, log_end = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(output, False)
-        cradle = Cradle(parent=self, number=self._next, channel=Channel(ours), output=output)
+        cradle = Cradle(parent=self, number=self._next, channel=Channel(ours), output=output, readiness=self.readiness)
         self.cradles[cradle.number] = cradle
         self._requests.append((str(cradle.number).encode(), (theirs.detach(), log_end)))
-        self._flush()
+        if not self._flush():
+            self.readiness.want_to_write(self._control.fileno(), True)
         return cradle
 
     def _flush(self) -> bool:
@@ -145,48 +154,45 @@ class Parent:
 
     # ---- its life
 
+    def listen(self) -> None:
+        """From now on hear what it says."""
+        self.readiness.watch(self._control.fileno(), self._on_control)
+        self.readiness.watch(self._output, self._read_output)
+
     async def attend(self, *, import_timeout: float) -> None:
-        """Listen to it until it is gone, then tell everybody who waits for it."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._collect_output)
-            nursery.start_soon(self._limit_import, import_timeout)
-            while (message := await self._receive()) is not None:
-                self._hear(message)
-            self.is_gone = True
-            if self.pid and self.import_failure is None:
-                with trio.move_on_after(_STATUS_SECONDS):
-                    await self.exited.wait()
-            nursery.cancel_scope.cancel()
+        """Wait until it is gone, then tell everybody who waits for it."""
+        with trio.move_on_after(import_timeout) as limit:
+            await self._settled.wait()
+        if limit.cancelled_caught:
+            self.import_failure = f"it was not imported after {import_timeout:g} s"
+            self.kill()
+        await self._hung_up.wait()
+        self.is_gone = True
+        if self.pid and self.import_failure is None:
+            with trio.move_on_after(_STATUS_SECONDS):
+                await self.exited.wait()
         self._end()
 
-    async def _receive(self) -> str | None:
+    def _on_control(self) -> None:
+        if self._requests and self._flush():
+            self.readiness.want_to_write(self._control.fileno(), False)
         while True:
             try:
-                data = self._control.recv(_MESSAGE)
+                data, fds = receive_fds(self._control, _MESSAGE, most=1)
             except BlockingIOError:
-                if self._requests:
-                    await self._readable_or_writable()
-                    self._flush()
-                else:
-                    await trio.lowlevel.wait_readable(self._control.fileno())
-                continue
+                return
             except ConnectionResetError:
                 continue  # it left with requests unread; what it said before comes after this, once
             except OSError:
-                return None
-            return data.decode() if data else None
+                data, fds = b"", []
+            if not data:
+                break
+            self._hear(data.decode(), fds[0] if fds else -1)
+        self.readiness.unwatch(self._control.fileno())
+        self._settled.set()
+        self._hung_up.set()
 
-    async def _readable_or_writable(self) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def wait(wait_one: Callable[..., object]) -> None:
-                await wait_one(self._control.fileno())  # type: ignore[misc]
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(wait, trio.lowlevel.wait_readable)
-            nursery.start_soon(wait, trio.lowlevel.wait_writable)
-
-    def _hear(self, message: str) -> None:
+    def _hear(self, message: str, fd: int) -> None:
         word, _, rest = message.partition(" ")
         match word:
             case "pid":
@@ -194,13 +200,14 @@ class Parent:
                 self._on_pid(self)
             case "ready":
                 self.is_ready = True
+                self._settled.set()
+                self.readiness.later(self.replenish)
             case "failed":
                 self.import_failure = rest
+                self._settled.set()
             case "forked":
                 number, pid = rest.split()
-                cradle = self.cradles[int(number)]
-                cradle.pid = int(pid)
-                cradle.on_news()
+                self.cradles[int(number)].forked(int(pid), fd)
             case "unforked":
                 number, _, why = rest.partition(" ")
                 cradle = self.cradles.pop(int(number))
@@ -215,30 +222,21 @@ class Parent:
                 raise AssertionError(f"a warm parent said {message!r}")
 
     def _tell(self, cradle: Cradle) -> None:
-        if cradle is self.spare:
-            self.drop_spare()
+        if cradle in self.spares:
+            self.spares.remove(cradle)
+            cradle.close()
         cradle.on_news()
-
-    async def _collect_output(self) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(self._output)
-            if not self._read_output():
-                return
 
     def _read_output(self) -> bool:
         try:
             data = os.read(self._output, 65536)
         except BlockingIOError:
             return False
+        if not data:
+            self.readiness.unwatch(self._output)
         self.tail += data
         del self.tail[:-_TAIL_BYTES]
         return bool(data)
-
-    async def _limit_import(self, seconds: float) -> None:
-        await trio.sleep(seconds)
-        if not self.is_ready and self.import_failure is None:
-            self.import_failure = f"it was not imported after {seconds:g} s"
-            self.kill()
 
     def kill(self) -> None:
         """SIGKILL to its group."""
@@ -254,6 +252,7 @@ class Parent:
     def _end(self) -> None:
         while self._read_output():
             pass
+        self.readiness.unwatch(self._output)
         os.close(self._output)
         self._control.close()
         for _, fds in self._requests:
@@ -263,7 +262,7 @@ class Parent:
         failure = self.import_failure
         if failure is None and self.pid and not self.is_ready:
             failure = f"importing it ended the process: {_describe_end(self.exit_code)}"
-        self.drop_spare()
+        self.drop_spares()
         for cradle in list(self.cradles.values()):
             if failure is not None:
                 cradle.import_failure = failure
@@ -293,6 +292,7 @@ class ParentPool:
     limit: int
     kill_grace: float
     import_timeout: float
+    readiness: Readiness
     _nursery: trio.Nursery | None = None
     _parents: dict[SourceKey, Parent] = field(factory=dict)
     _all: set[Parent] = field(factory=set)
@@ -334,11 +334,13 @@ class ParentPool:
             self._parent(key)
 
     def tidy(self) -> None:
-        """Let go of spare processes that were not used for a while."""
+        """Let go of spare processes that were not used for a while. Called every few seconds."""
         longest = trio.current_time() - _SPARE_SECONDS
         for parent in self._parents.values():
             if parent.used_at < longest:
-                parent.drop_spare()
+                parent.drop_spares()
+            else:
+                parent.settle_down()
         self._evict()
 
     def _parent(self, key: SourceKey) -> Parent:
@@ -349,7 +351,8 @@ class ParentPool:
         ours.setblocking(False)
         output, their_output = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(output, False)
-        parent = Parent(key, ours, output, self._claim_exit)
+        parent = Parent(key, ours, output, readiness=self.readiness, on_pid=self._claim_exit)
+        parent.listen()
         self._parents[key] = parent
         self._all.add(parent)
         request = json.dumps({"file": key.file, "path": key.path, "sha256": key.sha256}).encode()
@@ -373,7 +376,7 @@ class ParentPool:
         idle = [one for one in self._parents.values() if one.is_idle and one.is_ready]
         idle.sort(key=lambda one: (one.key in self._wanted, one.used_at))
         for parent in idle[:excess]:
-            parent.drop_spare()
+            parent.drop_spares()
             parent.hang_up()
             del self._parents[parent.key]
 
@@ -472,7 +475,7 @@ class ParentPool:
         """Let everything end: for the worker's own end."""
         self._is_ending = True
         for parent in self._all:
-            parent.drop_spare()
+            parent.drop_spares()
             parent.hang_up()
         if self._zygote is not None:
             with contextlib.suppress(OSError):

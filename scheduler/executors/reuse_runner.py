@@ -15,7 +15,7 @@ from attrs import define, field
 
 from scheduler.executors import job, reuse_words
 from scheduler.executors.attempts import AFTER_SIGKILL, signal_group
-from scheduler.executors.parents import Cradle
+from scheduler.executors.cradle import Cradle
 from scheduler.executors.protocol import PeerError, encode
 from scheduler.executors.reuse_attempt import Phase, SharedAttempt
 from scheduler.executors.reuse_output import Output

@@ -11,14 +11,14 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
 from typing import Any, NoReturn
 
-from scheduler.authoring import FailTask, SkipTask
+from scheduler.authoring import DAG, FailTask, SkipTask
 from scheduler.authoring.context import set_context
 from scheduler.authoring.registry import collect_dags
 from scheduler.executors import context, reuse_process
@@ -32,9 +32,12 @@ _OURS = str(Path(__file__).resolve().parent.parent) + os.sep
 _MESSAGE_LIMIT = 1000
 _OUT_OF_THE_WAY = 200
 
+Dags = Mapping[str, DAG]
+"""By id."""
 
-def serve(sock: socket.socket, load: Callable[[], ModuleType]) -> NoReturn:
-    """The whole life of a task process. `load` gives the module of the DAG file (at once, in a warm process)."""
+
+def serve(sock: socket.socket, load: Callable[[], Dags]) -> NoReturn:
+    """The whole life of a task process. `load` gives the dags of the DAG file (at once, in a warm process)."""
     line = Line(_move_away(sock))
     pid = os.getpid()
     try:
@@ -44,16 +47,16 @@ def serve(sock: socket.socket, load: Callable[[], ModuleType]) -> NoReturn:
         if isinstance(job, Service):
             reuse_process.serve(line, job, lambda: _for_many(load))
         try:
-            module = load()
+            dags = load()
         except BaseException as error:
             say(format_exception(error))
             line.report(import_failure(error))
             os._exit(0)
-        go = line.wait_for_go() if job.workload.inputs is None else Go(inputs=job.workload.inputs)
+        go = go_of(line, job)
         if go is None:
             os._exit(0)
         _reseed()
-        ended = _attempt(job, go, module)
+        ended = attempt(job, go, dags)
         if os.getpid() != pid:  # user code forked, and the child came back here
             os._exit(0)
         line.report(ended)
@@ -62,10 +65,10 @@ def serve(sock: socket.socket, load: Callable[[], ModuleType]) -> NoReturn:
         os._exit(1)
 
 
-def _for_many(load: Callable[[], ModuleType]) -> Callable[[Job], Ended]:
-    """How a runner does each of its jobs, the module loaded once. A file that cannot be imported fails them all."""
+def _for_many(load: Callable[[], Dags]) -> Callable[[Job], Ended]:
+    """How a runner does each of its jobs, the file loaded once. One that cannot be imported fails them all."""
     try:
-        module = load()
+        dags = load()
     except BaseException as error:
         failure, text = import_failure(error), format_exception(error)
 
@@ -75,15 +78,20 @@ def _for_many(load: Callable[[], ModuleType]) -> Callable[[Job], Ended]:
 
         return fail
     _reseed()
-    return lambda job: _perform(job, Go(inputs=job.workload.inputs or {}), module)
+    return lambda job: _perform(job, Go(inputs=job.workload.inputs or {}), dags)
 
 
-def prepare(module: ModuleType) -> None:
-    """Import, before there are forks, what the tasks of this module will need."""
-    with contextlib.suppress(Exception):
-        dags = collect_dags(vars(module)).values()
-        if any(node.is_async for dag in dags for node in dag.nodes):
-            import_module("scheduler.executors.async_tasks")
+def go_of(line: Line, job: Job) -> Go | None:
+    """The word to go, waited for if the job is not it. None when the attempt must not run."""
+    return line.wait_for_go() if job.workload.inputs is None else Go(inputs=job.workload.inputs)
+
+
+def dags_of(module: ModuleType) -> Dags:
+    """The dags it made, by id. What their tasks need is imported. Raises DagError."""
+    dags = collect_dags(vars(module))
+    if any(node.is_async for dag in dags.values() for node in dag.nodes):
+        import_module("scheduler.executors.async_tasks")
+    return dags
 
 
 def import_failure(error: BaseException) -> Ended:
@@ -91,8 +99,8 @@ def import_failure(error: BaseException) -> Ended:
     return Ended(kind=OutcomeKind.FAILED, reason="import", message=f"the DAG file does not import: {one_line(error)}")
 
 
-def _attempt(job: Job, go: Go, module: ModuleType) -> Ended:
-    """Run it, between two lines in its log."""
+def attempt(job: Job, go: Go, dags: Dags) -> Ended:
+    """Run user code between two lines in its log, and say how it ended."""
     workload = job.workload
     say(
         f"{_stamp()} asyncsched: {workload.dag_id}.{workload.task_id} starts: run {workload.run_id}, "
@@ -100,19 +108,19 @@ def _attempt(job: Job, go: Go, module: ModuleType) -> Ended:
     )
     began = time.monotonic()
     pid = os.getpid()
-    ended = _perform(job, go, module)
+    ended = _perform(job, go, dags)
     if os.getpid() == pid:
         told = f": {ended.message}" if ended.message else ""
         say(f"{_stamp()} asyncsched: {ended.kind} after {time.monotonic() - began:.3f} s{told}\n")
     return ended
 
 
-def _perform(job: Job, go: Go, module: ModuleType) -> Ended:
+def _perform(job: Job, go: Go, dags: Dags) -> Ended:
     raise_on_sigterm()
     pid = os.getpid()
     try:
         try:
-            ended = _run(job, go, module)
+            ended = _run(job, go, dags)
         finally:
             ignore_sigterm()  # it is over: now only the report counts
     except BaseException as error:
@@ -122,9 +130,8 @@ def _perform(job: Job, go: Go, module: ModuleType) -> Ended:
     return ended
 
 
-def _run(job: Job, go: Go, module: ModuleType) -> Ended:
+def _run(job: Job, go: Go, dags: Dags) -> Ended:
     workload = job.workload
-    dags = collect_dags(vars(module))
     if workload.dag_id not in dags:
         return _failed("import", f"the DAG file no longer defines dag {workload.dag_id!r}", retryable=False)
     dag = dags[workload.dag_id]
@@ -292,4 +299,4 @@ def _move_away(sock: socket.socket) -> socket.socket:
     except OSError:
         return sock
     sock.close()
-    return socket.socket(fileno=high)
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=high)

@@ -57,7 +57,7 @@ class WarmParent:
     source: Source
     kill_grace: float
     cold: bool
-    _module: ModuleType | None = None
+    _dags: runner.Dags | None = None
     _children: dict[int, _Child] = field(factory=dict)
     _wake: tuple[int, int] = (-1, -1)
 
@@ -82,14 +82,14 @@ class WarmParent:
     def _import(self) -> None:
         pid = os.getpid()
         try:
-            self._module = load_module(self.source)
+            module = load_module(self.source)
             if os.getpid() != pid:  # the file forked while it was imported, and this is its child
                 os._exit(0)
+            self._dags = runner.dags_of(module)
         except BaseException as error:
             runner.say(runner.format_exception(error))
             self._tell(f"failed {runner.one_line(error)}")
             os._exit(0)
-        runner.prepare(self._module)
 
     def _become_cold(self, environ: dict[str, str], cwd: str) -> None:
         os.chdir(cwd)
@@ -137,7 +137,7 @@ class WarmParent:
         os.close(log)
         if pid > 0:
             self._children[pid] = _Child(number=number, pipes=pipes)
-            self._tell(f"forked {number} {pid}")
+            self._tell_of_fork(number, pid)
         return True
 
     def _become_task(self, line: int, log: int) -> NoReturn:
@@ -153,14 +153,14 @@ class WarmParent:
             self.control.close()
             os.environ[orphans.VARIABLE] = str(os.getpid())
             _offer_to_the_oom_killer()
-            runner.serve(socket.socket(fileno=line), self._loaded)
+            runner.serve(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=line), self._load)
         finally:
             os._exit(70)
 
-    def _loaded(self) -> ModuleType:
-        if self._module is None:  # cold
-            self._module = load_module(self.source)
-        return self._module
+    def _load(self) -> runner.Dags:
+        if self._dags is None:  # cold
+            self._dags = runner.dags_of(load_module(self.source))
+        return self._dags
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -185,6 +185,17 @@ class WarmParent:
         if child is not None:
             orphans.kill_orphans(pid, child.pipes, self._children)
             self._tell(f"exit {child.number} {os.waitstatus_to_exitcode(status)}")
+
+    def _tell_of_fork(self, number: int, pid: int) -> None:
+        """With a descriptor of the process, since we alone can open it before its number may become another's."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:
+            self._tell(f"forked {number} {pid}")
+            return
+        with contextlib.suppress(OSError):
+            socket.send_fds(self.control, [f"forked {number} {pid}".encode()], [pidfd], socket.MSG_NOSIGNAL)
+        os.close(pidfd)
 
     def _tell(self, message: str) -> None:
         with contextlib.suppress(OSError):  # the worker is gone: the next read says so
@@ -217,8 +228,10 @@ class WarmParent:
 
 def _offer_to_the_oom_killer() -> None:
     """Rather one task than the worker, the daemon or the database."""
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
-        score.write("500")
+    with contextlib.suppress(OSError):
+        score = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(score, b"500")
+        os.close(score)
 
 
 def _nothing(_signum: int, _frame: FrameType | None) -> None:

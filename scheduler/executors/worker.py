@@ -22,6 +22,7 @@ from scheduler.executors import orphans, protocol
 from scheduler.executors.attempts import Attempt, Intent, Limits
 from scheduler.executors.link import Link
 from scheduler.executors.parents import ParentPool, SourceKey
+from scheduler.executors.readiness import Readiness
 from scheduler.executors.reuse import ReusePool
 from scheduler.executors.reuse_attempt import SharedAttempt
 from scheduler.executors.reuse_lane import Terms
@@ -70,6 +71,7 @@ class Worker:
     """Everything has been told to stop; nothing new begins."""
     limits: Limits = field(init=False)
     link: Link = field(init=False)
+    readiness: Readiness = field(factory=Readiness)
     pool: ParentPool = field(init=False)
     shared: ReusePool = field(init=False)
 
@@ -88,6 +90,7 @@ class Worker:
             limit=settings.warm_parents,
             kill_grace=settings.kill_grace,
             import_timeout=settings.import_timeout,
+            readiness=self.readiness,
         )
         self.limits = Limits(
             log_bytes=settings.log_bytes,
@@ -107,6 +110,7 @@ class Worker:
         """Serve until told to leave, or until no daemon has been there for too long."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            nursery.start_soon(self.readiness.run)
             await nursery.start(self.pool.run)
             await nursery.start(self.shared.run)
             nursery.start_soon(self._watch_signals)
@@ -157,13 +161,20 @@ class Worker:
             return
         assert self._nursery is not None
         key = SourceKey(workload.file, workload.source_path, workload.source_hash)
-        attempt = Attempt(workload=workload, limits=self.limits, desk=self.link, take=lambda: self.pool.take(key))
-        self._attempts[workload.token] = attempt
-        self._nursery.start_soon(self._see_through, attempt)
+        token = workload.token
+        attempt = Attempt(
+            workload=workload,
+            limits=self.limits,
+            desk=self.link,
+            take=lambda: self.pool.take(key),
+            end=lambda outcome: self._end(token, outcome),
+            spawn=self._nursery.start_soon,
+        )
+        self._attempts[token] = attempt
+        attempt.begin()
+        self._nursery.start_soon(attempt.run)
 
-    async def _see_through(self, attempt: Attempt) -> None:
-        token = attempt.workload.token
-        outcome = await attempt.run()
+    def _end(self, token: str, outcome: Outcome | None) -> None:
         del self._attempts[token]
         if outcome is None:
             self.link.gone(token)

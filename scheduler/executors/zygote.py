@@ -18,7 +18,7 @@ import sys
 import time
 from typing import NoReturn, TextIO
 
-from scheduler.executors import orphans, warm
+from scheduler.executors import orphans, rehearsal, warm
 from scheduler.executors.descriptors import receive_fds
 
 _REQUEST_LIMIT = 64 * 1024
@@ -53,6 +53,7 @@ def _prepare() -> None:
         _by_line(stream)
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
+    rehearsal.rehearse()
     gc.collect()
     gc.freeze()  # the collector would otherwise write into, and so copy, every shared page
 
