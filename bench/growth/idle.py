@@ -18,7 +18,7 @@ def measure(place: Path, dags: int, *, per_file: int, idle_s: float) -> dict[str
     """Start a daemon on so many dags in `place`; return seconds to load, CPU of loading and CPU idle. Raises Failed."""
     place.mkdir(parents=True, exist_ok=True)
     place.chmod(0o755)
-    dagfiles.write_many(place / "dags", "idle_", dags, per_file=per_file, schedule=dagfiles.NEVER)
+    dagfiles.write_many(place / "dags", "z_idle_", dags, per_file=per_file, schedule=dagfiles.NEVER)
     daemon = Daemon(home=Home(place / "home"), dags_dir=place / "dags", scratch=place)
     try:
         began = time.monotonic()

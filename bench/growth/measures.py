@@ -151,7 +151,7 @@ def measure_dags(ground: Ground) -> None:
             dsn = stack.enter_context(ground.server.migrated(name))
             job = ground.job(name, dsn, steps, rounds=ground.rounds, waits_for=dags)
             dagfiles.write_many(
-                Path(job.place) / "dags", "idle_", dags, per_file=sizes.dags_per_file, schedule=dagfiles.NEVER
+                Path(job.place) / "dags", "z_idle_", dags, per_file=sizes.dags_per_file, schedule=dagfiles.NEVER
             )
             found[dags] = run("work", job)
         few = [per_task([cost]) for cost in found[sizes.dags_few]]
@@ -200,7 +200,7 @@ def measure_due(ground: Ground) -> None:
     sizes = ground.sizes
     with ground.server.migrated("due") as dsn:
         job = ground.job("due", dsn, [], rounds=ground.rounds, waits_for=sizes.due)
-        dagfiles.write_many(Path(job.place) / "dags", "due_", sizes.due, per_file=50, schedule=dagfiles.EVERY_MINUTE)
+        dagfiles.write_many(Path(job.place) / "dags", "z_due_", sizes.due, per_file=50, schedule=dagfiles.EVERY_MINUTE)
         for seen in run("due", job):
             ground.report.add("growth_due", seen["started_s"], **seen)
 
