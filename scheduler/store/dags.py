@@ -190,7 +190,10 @@ async def hide(tx: Transaction, keys: Collection[int]) -> None:
 _DUE = sa.text(
     "SELECT d.id, d.dag_id, d.version_id, d.cursor, d.created_at, d.is_paused, d.is_present, d.next_due,"
     " CASE WHEN d.is_continuous THEN"
-    "  (SELECT r.end_date FROM dag_run r WHERE r.dag_pk = d.id ORDER BY r.id DESC LIMIT 1) END AS last_end"
+    # a range, not an equality: then only the index on (dag_pk, id) has this order, and a dag without runs does not
+    # make the planner walk through everybody's
+    "  (SELECT r.end_date FROM dag_run r WHERE r.dag_pk BETWEEN d.id AND d.id"
+    "   ORDER BY r.dag_pk DESC, r.id DESC LIMIT 1) END AS last_end"
     " FROM dag d WHERE d.id = ANY(:keys) ORDER BY d.id"
 )
 _MOVE = sa.text(
@@ -274,7 +277,8 @@ async def known_files(tx: Reading) -> list[str]:
 
 _CURRENT = sa.text(
     "SELECT d.file, v.source_hash, max(r.id) AS last_run FROM dag d JOIN dag_version v ON v.id = d.version_id"
-    " LEFT JOIN LATERAL (SELECT id FROM dag_run WHERE dag_pk = d.id ORDER BY id DESC LIMIT 1) r ON true"
+    " LEFT JOIN LATERAL (SELECT id FROM dag_run WHERE dag_pk BETWEEN d.id AND d.id"
+    " ORDER BY dag_pk DESC, id DESC LIMIT 1) r ON true"
     " WHERE d.is_present AND NOT d.is_paused GROUP BY 1, 2 ORDER BY last_run DESC NULLS LAST, 1 LIMIT :at_most"
 )
 

@@ -76,6 +76,11 @@ dag = sa.Table(
     comment="cursor: the last slot handled; next_due: when create_runs must look at this dag again",
 )
 sa.Index("dag_due", dag.c.next_due, postgresql_where=sa.and_(dag.c.is_present, sa.not_(dag.c.is_paused)))
+sa.Index(
+    "dag_continuous",
+    dag.c.id,
+    postgresql_where=sa.and_(dag.c.is_continuous, dag.c.is_present, sa.not_(dag.c.is_paused)),
+)
 
 dag_version = sa.Table(
     "dag_version",
@@ -126,6 +131,7 @@ sa.Index(
 )
 sa.Index("dag_run_newest", dag_run.c.dag_pk, dag_run.c.id)
 sa.Index("dag_run_end_date", dag_run.c.end_date)
+sa.Index("dag_run_failed", dag_run.c.id, postgresql_where=dag_run.c.state == "failed")
 
 pool = sa.Table(
     "pool",

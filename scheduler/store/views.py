@@ -41,6 +41,15 @@ def _among(column: sa.Column[str], states: Iterable[StrEnum]) -> sa.ColumnElemen
     return column.in_(sa.bindparam(None, values, expanding=True, literal_execute=True))
 
 
+def _of_dag(key: sa.ColumnElement[int]) -> sa.ColumnElement[bool]:
+    """Runs of one dag, as a range of one key: with `_NEWEST_OF_DAG` only the index on (dag_pk, id) has the order asked
+    for. With an equality the primary key has it too, and walking through all runs there are, to find some of a dag
+    that has few, looks cheap to the planner."""
+    return dag_run.c.dag_pk.between(key, key)
+
+
+_NEWEST_OF_DAG = (dag_run.c.dag_pk.desc(), dag_run.c.id.desc())
+
 _RUN = (
     dag_run.c.id,
     dag.c.dag_id,
@@ -66,8 +75,8 @@ async def dags(reading: Reading, *, include_absent: bool = False) -> Sequence[Ro
     """All dags by name, each with its newest run and how many of its runs are unfinished."""
     newest = (
         sa.select(dag_run.c.run_id, dag_run.c.state, dag_run.c.start_date, dag_run.c.end_date)
-        .where(dag_run.c.dag_pk == dag.c.id)
-        .order_by(dag_run.c.id.desc())
+        .where(_of_dag(dag.c.id))
+        .order_by(*_NEWEST_OF_DAG)
         .limit(1)
         .lateral("newest")
     )
@@ -143,11 +152,15 @@ async def runs(
     before: int | None = None,
 ) -> Sequence[Row]:
     """Runs, newest first; `before` is the `id` of the last row of the previous page."""
-    statement = sa.select(*_RUN).select_from(_RUNS).order_by(dag_run.c.id.desc()).limit(limit)
+    statement = sa.select(*_RUN).select_from(_RUNS).limit(limit)
     if dag_id is not None:
-        statement = statement.where(dag.c.dag_id == dag_id)
+        wanted = dag.alias("wanted")
+        key = sa.select(wanted.c.id).where(wanted.c.dag_id == dag_id).scalar_subquery()
+        statement = statement.where(_of_dag(key)).order_by(*_NEWEST_OF_DAG)
+    else:
+        statement = statement.order_by(dag_run.c.id.desc())
     if states:
-        statement = statement.where(dag_run.c.state.in_(list(states)))
+        statement = statement.where(_among(dag_run.c.state, [RunState(state) for state in states]))
     if before is not None:
         statement = statement.where(dag_run.c.id < before)
     return await reading.fetch(statement)
