@@ -16,6 +16,7 @@ from attrs import define, field
 
 from nurseries.bridge import Bridge, open_bridge
 from scheduler.commands import Commands
+from scheduler.executors.base import Berth
 from scheduler.loading.loader import Loaded
 from scheduler.model import (
     Catchup,
@@ -30,10 +31,11 @@ from scheduler.model import (
     Workload,
 )
 from scheduler.model.facts import Fact
-from scheduler.procedures.advance import Advanced, Whereabouts
-from scheduler.procedures.pictures import Pictures
-from scheduler.procedures.placement import Place
+from scheduler.procedures.advance import Advanced, Look
+from scheduler.procedures.pictures import Pictures, look_at
+from scheduler.procedures.placement import Place, Whereabouts
 from scheduler.procedures.settle import Verdict
+from scheduler.procedures.turn import Turn, prepare, unknown
 from scheduler.routines.create_runs import Created, create_due_runs
 from scheduler.routines.enqueue_tasks import admit_scheduled
 from scheduler.routines.load_dags import store_file
@@ -139,20 +141,40 @@ class World:
             if not done.pictures and not done.finished:
                 return done
 
-    async def admit(self, slots: int = 1000) -> list[Workload]:
-        """Admit one page."""
-        done = await self.store.transact(admit_scheduled, self.graphs, self.place, slots, [], [])
-        self.whereabouts.update(done.whereabouts)
-        return list(done.workloads)
+    def berths(self, free: int) -> list[Berth]:
+        """Room at the worker."""
+        return [Berth(worker_id=self.worker, hostname="h", free=free)] if free > 0 else []
 
-    async def advance(self, workloads: Sequence[Workload], *, slots: int = 1000, **said: Any) -> Advanced:
-        """The short way: end these as successes, judge their runs, queue what has become ready."""
+    async def admit(self, slots: int = 1000, *, starts: bool = False) -> list[Workload]:
+        """Admit one page; with `starts` at a worker that runs them at once, as in production."""
+        berths = self.berths(slots) if starts else []
+        done = await self.store.transact(admit_scheduled, self.graphs, self.pictures, self.place, slots, berths, Look())
+        self.pictures.keep(done.pictures)
+        self.whereabouts.update(done.placed.whereabouts)
+        return list(done.placed.workloads)
+
+    async def plan(self, workloads: Sequence[Workload], **said: Any) -> Turn:
+        """What should follow from the success of these."""
         reports = {one.token: Outcome(token=one.token, kind=OutcomeKind.SUCCESS, **said) for one in workloads}
+        strange = unknown(self.pictures, reports, self.whereabouts)
+        if strange:
+            self.pictures.keep(await self.store.read(look_at, self.graphs, strange))
+        return prepare(self.pictures, reports, self.whereabouts)
+
+    async def advance(
+        self, workloads: Sequence[Workload], *, slots: int = 1000, look: Look | None = None, **said: Any
+    ) -> Advanced:
+        """The short way: end these as successes, judge their runs, start what has become ready."""
+        return await self.take(await self.plan(workloads, **said), slots=slots, look=look)
+
+    async def take(self, turn: Turn, *, slots: int = 1000, look: Look | None = None) -> Advanced:
+        """Do what was planned."""
         done = await self.store.transact(
-            advance_runs, self.graphs, self.pictures, self.place, slots, reports, self.whereabouts
+            advance_runs, self.graphs, self.pictures, turn, self.place, self.berths(slots), look
         )
+        self.pictures.forget(done.stale)
         self.pictures.keep(done.pictures, finished=done.finished)
-        self.whereabouts.update(done.whereabouts)
+        self.whereabouts.update(done.placed.whereabouts)
         return done
 
     async def start(self, workloads: Sequence[Workload], *, worker: str | None = None) -> list[StartAnswer]:

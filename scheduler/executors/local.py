@@ -323,7 +323,6 @@ class LocalExecutor:
                     started.discard(outcome.token)
                     self.outcomes.put(outcome)
                 self._poke(self._topics.outcome_reported)
-                self._poke(self._topics.slot_freed)
             case protocol.Gone():
                 for token in message.tokens:
                     worker.running.discard(token)

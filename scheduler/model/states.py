@@ -92,7 +92,7 @@ VERBS: dict[str, dict[TaskState, frozenset[TaskState]]] = {
         _T.SKIPPED: CANDIDATES | {_T.SCHEDULED},
         _T.UPSTREAM_FAILED: CANDIDATES,
     },
-    "admit": {_T.QUEUED: frozenset({_T.SCHEDULED})},
+    "admit": {_T.QUEUED: frozenset({_T.SCHEDULED}), _T.RUNNING: frozenset({_T.SCHEDULED})},
     "start": {_T.RUNNING: frozenset({_T.QUEUED})},
     "revoke": {_T.SKIPPED: frozenset({_T.QUEUED})},
     "end": {

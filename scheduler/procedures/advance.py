@@ -1,234 +1,298 @@
-"""The short way from the end of a task to the queueing of those below it: one transaction instead of three.
+"""The one transaction that moves runs on: ends attempts, judges their runs, gives slots to what waits for one.
 
-record_outcomes takes it for successes whose runs it can lock at once; everything else goes the long way (end the
-attempt, leave an event, schedule_tasks, enqueue_tasks), and so does this if what it expected is not what it finds
-under the locks. The decisions are the same functions; nothing is decided here that they would decide otherwise:
-tasks are queued at once only when nobody at all waits for a slot, so no priority is jumped.
+record_outcomes takes it for successes of attempts that this daemon handed over; every run that it cannot take along
+(held by somebody else, changed by another daemon, paused, with events to be judged) goes the long way: end the
+attempt, leave an event, schedule_tasks, enqueue_tasks. enqueue_tasks takes it without any successes, to admit.
 
-Locks: DAG_RUN (skipping), POOL, TASK_INSTANCE. The plan is made before the instances are locked, from facts that
-cannot change meanwhile (the picture, under the run's lock), and is written only if all of them are found as planned.
+Slots go to scheduled tasks by priority, whether they have waited or have just become ready. `Look`: those who wait
+are looked at, too; without it (nobody waits, as far as the daemon knows) slots go to what has just become ready, and
+if somebody waits after all, to nobody: so no priority is jumped.
+
+What follows from the successes is planned before (procedures/turn.py). Nothing is written of a run whose `seq`, or
+whose rows, are not as planned.
+
+Locks: DAG_RUN (skipping), POOL, TASK_INSTANCE.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
 
 from attrs import field, frozen
 
-from scheduler.decisions.admission import Candidate, Room, admit, free
+from scheduler.decisions.admission import Admission, Candidate, Room, admit, free
 from scheduler.decisions.graph import Graph
-from scheduler.decisions.readiness import Picture, Plan, Seen, plan
-from scheduler.model import Outcome, OutcomeKind, TaskState, Workload
+from scheduler.executors.base import Berth
+from scheduler.model import AttemptState, TaskState
 from scheduler.model.facts import FactKind
-from scheduler.procedures.pictures import Pictures
-from scheduler.procedures.placement import Admittee, Place, place
+from scheduler.procedures.pictures import Known, Pictures, cards_of
+from scheduler.procedures.placement import Admittee, Place, Placed, place
 from scheduler.procedures.settle import Verdict, settle
-from scheduler.store import pools, runs, tasks
+from scheduler.procedures.turn import Turn
+from scheduler.store import pools, runs, tasks, usage
 from scheduler.store.documents import Graphs
+from scheduler.store.locks import Lock
 from scheduler.store.pools import EVERYTHING
 from scheduler.store.topics import Topic
+from scheduler.store.usage import Usage
 from scheduler.store.writer import Row, Transaction
+
+PAGE = 500
+"""Waiting tasks looked at in one transaction."""
 
 
 @frozen(kw_only=True)
-class Whereabouts:
-    """What the daemon remembers of an attempt that it handed over: facts that never change."""
+class Look:
+    """Look at those who wait, past the runs and pools that are known to be full."""
 
-    run_pk: int
-    key: int
-    task_index: int
+    full_runs: Collection[int] = ()
+    full_pools: Collection[str] = ()
 
 
 @frozen(kw_only=True)
 class Advanced:
-    """What the transaction did. `answers` is None: nothing, go the long way."""
+    """What the transaction did."""
 
-    answers: Mapping[str, Verdict] | None = None
-    workloads: tuple[Workload, ...] = ()
-    whereabouts: Mapping[str, Whereabouts] = field(factory=dict)
-    pictures: Mapping[int, tuple[int, Picture]] = field(factory=dict)
+    answers: Mapping[str, Verdict] = field(factory=dict)
+    """Of the outcomes that were settled; the others go the long way."""
+    placed: Placed = Placed()
+    pictures: Mapping[int, Known] = field(factory=dict)
     finished: frozenset[int] = frozenset()
+    stale: frozenset[int] = frozenset()
+    """Runs that are not as this daemon remembers them."""
+    seen: int = 0
+    """How many of those who wait were looked at."""
+    passed_over: bool = False
+    """Somebody was left waiting, for a slot or because his run was held."""
+    skipped: bool = False
+    """Some runs were held by somebody else: come back soon."""
+    looked_at_all: bool = False
+    """Nobody waits but those that were looked at, and none of them was skipped."""
+    full_runs: frozenset[int] = frozenset()
+    full_pools: frozenset[str] = frozenset()
 
 
-LONG_WAY = Advanced()
+@frozen(kw_only=True)
+class Ready:
+    """A task that may have a slot."""
+
+    key: int
+    run_pk: int
+    pool: str
+    pool_slots: int
+    precedence: tuple[int, datetime, int, int]
+    """The order of admission: by priority, then the run's date, the task's position, the key."""
+    index: int | None = None
+    """Its position, if it has become ready in this transaction."""
 
 
 async def advance(
     tx: Transaction,
     graphs: Graphs,
     pictures: Pictures,
+    turn: Turn,
     where: Place,
     slots: int,
-    outcomes: Mapping[str, Outcome],
-    known: Mapping[str, Whereabouts],
+    berths: Sequence[Berth],
+    look: Look | None,
 ) -> Advanced:
-    """End these attempts, judge their runs, queue what has become ready. All are successes, and all are `known`."""
-    wanted = {known[token].run_pk for token in outcomes}
+    """End the attempts of this turn, judge their runs, and admit up to `slots` tasks, started where a berth is."""
+    waiting = await _waiting(tx, look) if look is not None and slots > 0 else []
+    wanted = turn.plans.keys() | {one.run_pk for one in waiting}
+    if not wanted:
+        return Advanced(looked_at_all=look is not None and slots > 0)
     held = await tx.lock(runs.CLAIM_RUNNING, keys=sorted(wanted))
-    if len(held) < len(wanted):
-        return LONG_WAY
-    facts = await tasks.run_facts(tx, held)
-    if len(facts) < len(held) or any(row["is_paused"] or row["has_events"] for row in facts.values()):
-        return LONG_WAY
-    loaded = await graphs.load(tx, {row["version_id"] for row in facts.values()})
-    of_run = {key: loaded[row["version_id"]] for key, row in facts.items()}
-    plans = await _plan(tx, pictures, facts, of_run, outcomes, known)
-    ready = [
-        (key, i) for key, made in plans.items() for i, state in made.changes.items() if state is TaskState.SCHEDULED
-    ]
-    chosen = await _choose(tx, facts, of_run, ready, slots, [known[token] for token in outcomes])
-    changed = {plans[key].picture.keys[i]: state for key, made in plans.items() for i, state in made.changes.items()}
-    ending = {known[token].key for token in outcomes}
-    locked = await tx.lock(tasks.LOCK_KEYS, keys=sorted(ending | changed.keys()))
-    attempts = await tasks.by_token(tx, outcomes)
-    instances = await tasks.admitted(tx, changed) if changed else {}
-    if len(locked) < len(ending) + len(changed) or not _is_as_planned(outcomes, attempts, instances):
-        pictures.clear()
-        return LONG_WAY
-    answers = await settle(tx, graphs, list(outcomes.values()), rows=attempts, judged=True)
-    workloads = await _write(tx, facts, of_run, plans, chosen, changed, instances, where)
-    ends = {key: made.run_state for key, made in plans.items()}
-    await runs.advance(tx, ends)
-    _tell(tx, facts, plans)
-    if len(ready) > len(chosen):
+    turn = turn.of([key for key in held if key in turn.plans])
+    names: set[str] = set()
+    if slots > 0:
+        names = {turn.graph(key).tasks[i].pool for key, i in turn.ready()} | {one.pool for one in waiting}
+    if names:
+        await tx.lock(pools.LOCK_NAMED, names=sorted(names | {EVERYTHING}))
+    use = await usage.in_use(tx, held, names)
+    stale = {key for key in turn.plans if key not in use.runs or use.runs[key].seq != turn.known[key].seq}
+    turn = turn.of([key for key in turn.plans if key not in stale and not use.runs[key].hindered])
+    cards = await cards_of(tx, pictures, {key: one.seq for key, one in use.runs.items()})
+    known = await graphs.load(tx, {card["version_id"] for card in cards.values()})
+    of_run = {key: known[card["version_id"]] for key, card in cards.items()}
+    ready = sorted([*waiting, *_just_ready(turn)], key=lambda one: one.precedence)
+    decision = _decide(ready, turn, of_run, use, slots, looked=look is not None)
+    chosen = set(decision.admitted)
+    states = turn.changes()
+    await tx.lock(
+        tasks.LOCK_KEYS,
+        keys=sorted({one.key for one in turn.whereabouts.values()} | states.keys() | chosen),
+    )
+    rows = await tasks.held(tx, tx.held.of(Lock.TASK_INSTANCE))
+    unlike = _unlike(turn, rows)
+    if unlike:
+        stale |= unlike
+        turn = turn.of([key for key in turn.plans if key not in unlike])
+        states = turn.changes()
+    admittees = _admittees(ready, chosen, rows, states)
+    answers = await settle(tx, graphs, list(turn.outcomes.values()), rows=_attempts(turn, rows), judged=True)
+    admitted = {one.key for one in admittees}
+    await tasks.schedule(tx, {key: state for key, state in states.items() if key not in admitted})
+    placed = await place(tx, admittees, cards, of_run, where, berths)
+    ends = {key: made.run_state for key, made in turn.plans.items()}
+    if ends:
+        await runs.advance(tx, ends)
+    _tell(tx, turn)
+    just_left = any(one.index is not None and one.key not in admitted for one in ready)
+    if just_left and look is None:
         tx.announce(Topic.TASK_SCHEDULED)
     return Advanced(
         answers=answers,
-        workloads=tuple(workload for workload, _ in workloads.values()),
-        whereabouts={
-            workload.token: Whereabouts(run_pk=key, key=claim_key, task_index=i)
-            for (key, i), (workload, claim_key) in workloads.items()
+        placed=placed,
+        pictures={
+            **{key: Known(seq=use.runs[key].seq, card=card) for key, card in cards.items()},
+            **{
+                key: Known(seq=turn.known[key].seq + 1, picture=made.picture, card=turn.known[key].card)
+                for key, made in turn.plans.items()
+            },
         },
-        pictures={key: (facts[key]["seq"] + 1, made.picture) for key, made in plans.items() if not made.run_state},
         finished=frozenset(key for key, state in ends.items() if state is not None),
+        stale=frozenset(stale),
+        seen=len(waiting),
+        passed_over=len(admitted) < len(ready),
+        skipped=len(held) < len(wanted),
+        looked_at_all=look is not None and slots > 0 and len(waiting) < PAGE and len(held) == len(wanted),
+        full_runs=decision.full_runs,
+        full_pools=decision.full_pools | (names - use.pools.keys()),
     )
 
 
-def may_advance(outcome: Outcome, known: Mapping[str, Whereabouts]) -> bool:
-    """Is this one for the short way?"""
-    return outcome.kind is OutcomeKind.SUCCESS and outcome.token in known
+async def _waiting(tx: Transaction, look: Look) -> list[Ready]:
+    rows = await tasks.ready(tx, full_runs=look.full_runs, full_pools=look.full_pools, at_most=PAGE)
+    return [
+        Ready(
+            key=row["id"],
+            run_pk=row["run_pk"],
+            pool=row["pool"],
+            pool_slots=row["pool_slots"],
+            precedence=(-row["priority"], row["ready_order"], row["task_index"], row["id"]),
+        )
+        for row in rows
+    ]
 
 
-async def _plan(
-    tx: Transaction,
-    pictures: Pictures,
-    facts: Mapping[int, Row],
-    of_run: Mapping[int, Graph],
-    outcomes: Mapping[str, Outcome],
-    known: Mapping[str, Whereabouts],
-) -> dict[int, Plan]:
-    good = {key: pictures.get(key, row["seq"]) for key, row in facts.items()}
-    unknown = [key for key, picture in good.items() if picture is None]
-    fresh = await tasks.of_runs(tx, unknown) if unknown else {}
-    plans = {}
-    for key in facts:
-        picture = good[key] or Picture.of(of_run[key], fresh[key])
-        changes = [
-            Seen(index=known[token].task_index, state=TaskState.SUCCESS, decision=outcome.decision)
-            for token, outcome in outcomes.items()
-            if known[token].run_pk == key
-        ]
-        plans[key] = plan(picture, changes, now=tx.now)
-    return plans
+def _just_ready(turn: Turn) -> list[Ready]:
+    found = []
+    for run_pk, i in turn.ready():
+        task, card, key = turn.graph(run_pk).tasks[i], turn.card(run_pk), turn.key(run_pk, i)
+        order = card["logical_date"] or card["run_after"]
+        found.append(
+            Ready(
+                key=key,
+                run_pk=run_pk,
+                pool=task.pool,
+                pool_slots=task.pool_slots,
+                precedence=(-task.priority_weight, order, i, key),
+                index=i,
+            )
+        )
+    return found
 
 
-async def _choose(
-    tx: Transaction,
-    facts: Mapping[int, Row],
-    of_run: Mapping[int, Graph],
-    ready: Sequence[tuple[int, int]],
-    slots: int,
-    ending: Sequence[Whereabouts],
-) -> set[tuple[int, int]]:
-    """Which of the ready tasks are queued now: as many as every limit allows, if nobody else waits."""
-    if not ready or slots <= 0:
-        return set()
-    names = {of_run[key].tasks[i].pool for key, i in ready}
-    await tx.lock(pools.LOCK_NAMED, names=sorted(names | {EVERYTHING}))
-    use = await pools.use(tx, names)
-    if any(row["somebody_waits"] for row in use):
-        return set()
+def _decide(
+    ready: Sequence[Ready], turn: Turn, of_run: Mapping[int, Graph], use: Usage, slots: int, *, looked: bool
+) -> Admission:
+    """Which of these get a slot now: as many as every limit allows."""
+    if use.everything is None or (use.somebody_waits and not looked):
+        return Admission(admitted=(), full_runs=frozenset(), full_pools=frozenset())
     # what ends in this transaction gives its slots back in it
-    freed: dict[str, int] = {EVERYTHING: len(ending)}
-    for one in ending:
-        task = of_run[one.run_pk].tasks[one.task_index]
+    freed: dict[str, int] = {}
+    freed_in: dict[int, int] = {}
+    for one in turn.whereabouts.values():
+        task = turn.graph(one.run_pk).tasks[one.task_index]
         freed[task.pool] = freed.get(task.pool, 0) + task.pool_slots
-    left = {row["name"]: free(row["slots"], int(row["used"]) - freed.get(row["name"], 0)) for row in use}
-    total = left.pop(EVERYTHING)
-    in_run = {key: row["active"] - sum(1 for one in ending if one.run_pk == key) for key, row in facts.items()}
-    decision = admit(
-        [
-            Candidate(key=n, run_pk=key, pool=task.pool, pool_slots=task.pool_slots)
-            for n, (key, i) in _by_priority(ready, facts, of_run)
-            for task in (of_run[key].tasks[i],)
-        ],
+        freed_in[one.run_pk] = freed_in.get(one.run_pk, 0) + 1
+    total = free(use.everything.slots, use.everything.used - len(turn.whereabouts))
+    return admit(
+        [Candidate(key=one.key, run_pk=one.run_pk, pool=one.pool, pool_slots=one.pool_slots) for one in ready],
         Room(
             total=slots if total < 0 else min(slots, total),
-            runs={key: max(0, of_run[key].dag.max_active_tasks - active) for key, active in in_run.items()},
-            pools=left,
+            runs={
+                key: max(0, of_run[key].dag.max_active_tasks - one.active + freed_in.get(key, 0))
+                for key, one in use.runs.items()
+            },
+            pools={name: free(one.slots, one.used - freed.get(name, 0)) for name, one in use.pools.items()},
         ),
     )
-    return {ready[n] for n in decision.admitted}
 
 
-def _by_priority(
-    ready: Sequence[tuple[int, int]], facts: Mapping[int, Row], of_run: Mapping[int, Graph]
-) -> list[tuple[int, tuple[int, int]]]:
-    """(position in `ready`, (run key, task position)) in the order of admission."""
-
-    def order(item: tuple[int, tuple[int, int]]) -> tuple[int, object, int, int]:
-        _, (key, i) = item
-        row = facts[key]
-        return -of_run[key].tasks[i].priority_weight, row["logical_date"] or row["run_after"], i, key
-
-    return sorted(enumerate(ready), key=order)
-
-
-def _is_as_planned(outcomes: Mapping[str, Outcome], attempts: Mapping[str, Row], instances: Mapping[int, Row]) -> bool:
-    """As read under the locks: the attempts run with live tokens, and the rest may still be judged."""
-    alive = all(
-        row["live"] and row["state"] == row["attempt_state"] == TaskState.RUNNING and row["imposed"] is None
-        for row in attempts.values()
-    )
-    return (
-        len(attempts) == len(outcomes) and alive and all(row["state"] in tasks.JUDGEABLE for row in instances.values())
-    )
-
-
-async def _write(
-    tx: Transaction,
-    facts: Mapping[int, Row],
-    of_run: Mapping[int, Graph],
-    plans: Mapping[int, Plan],
-    chosen: set[tuple[int, int]],
-    changed: Mapping[int, TaskState],
-    instances: Mapping[int, Row],
-    where: Place,
-) -> dict[tuple[int, int], tuple[Workload, int]]:
-    keys = {place_: plans[place_[0]].picture.keys[place_[1]] for place_ in chosen}
-    queued_now = set(keys.values())
-    await tasks.schedule(tx, {key: state for key, state in changed.items() if key not in queued_now})
-    made = {}
-    claims = []
-    for (run_pk, i), key in keys.items():
-        row = instances[key]
-        admittee = Admittee(key=key, task_index=i, try_number=row["try_number"] + 1, max_tries=row["max_tries"])
-        workload, claim = place(admittee, facts[run_pk], of_run[run_pk], where)
-        made[run_pk, i] = (workload, key)
-        claims.append(claim)
-    if claims:
-        await tasks.admit(tx, claims, daemon=where.daemon, fresh=True)
-    return made
+def _admittees(
+    ready: Sequence[Ready], chosen: Collection[int], rows: Mapping[int, Row], states: Mapping[int, TaskState]
+) -> list[Admittee]:
+    """Those chosen that are, read under their locks, still scheduled, or about to be by this very transaction."""
+    found = []
+    for one in ready:
+        if one.key not in chosen:
+            continue
+        row = rows.get(one.key)
+        fresh = one.index is not None
+        if row is None or (one.key not in states if fresh else row["state"] != TaskState.SCHEDULED):
+            continue
+        found.append(
+            Admittee(
+                key=one.key,
+                run_pk=one.run_pk,
+                task_index=row["task_index"],
+                try_number=row["try_number"] + fresh,  # a task that has waited has its number already
+                max_tries=row["max_tries"],
+                losses=row["losses"],
+                map_index=row["map_index"],
+            )
+        )
+    return found
 
 
-def _tell(tx: Transaction, facts: Mapping[int, Row], plans: Mapping[int, Plan]) -> None:
-    for key, made in plans.items():
+def _unlike(turn: Turn, rows: Mapping[int, Row]) -> set[int]:
+    """Runs of which some row, read under its lock, is not as planned: attempts run with live tokens, and the rest
+    may still be judged."""
+    bad = set()
+    for token, one in turn.whereabouts.items():
+        row = rows.get(one.key)
+        if row is None or str(row["token"]) != token or not _runs_on(row):
+            bad.add(one.run_pk)
+    for key, made in turn.plans.items():
+        for i in made.changes:
+            row = rows.get(made.picture.keys[i])
+            if row is None or row["state"] not in tasks.JUDGEABLE:
+                bad.add(key)
+    return bad
+
+
+def _runs_on(row: Row) -> bool:
+    """Started, not cleared, not marked."""
+    return row["state"] == TaskState.RUNNING and row["attempt_state"] == AttemptState.RUNNING and row["imposed"] is None
+
+
+def _attempts(turn: Turn, rows: Mapping[int, Row]) -> dict[str, Row]:
+    """As `tasks.by_token` would read them."""
+    return {
+        token: {
+            **rows[one.key],
+            "ti_id": one.key,
+            "live": True,
+            "verdict": None,
+            "version_id": card["version_id"],
+            "dag_id": card["dag_id"],
+            "run_id": card["run_id"],
+        }
+        for token, one in turn.whereabouts.items()
+        for card in (turn.card(one.run_pk),)
+    }
+
+
+def _tell(tx: Transaction, turn: Turn) -> None:
+    for key, made in turn.plans.items():
         if made.run_state is not None:
-            row = facts[key]
+            card = turn.card(key)
             tx.announce(Topic.RUN_FINISHED)
             tx.tell(
                 FactKind.RUN_FINISHED,
-                dag_id=row["dag_id"],
-                run_id=row["run_id"],
+                dag_id=card["dag_id"],
+                run_id=card["run_id"],
                 state=str(made.run_state),
-                seconds=(tx.now - row["start_date"]).total_seconds(),
+                seconds=(tx.now - card["start_date"]).total_seconds(),
                 reason=made.reason,
             )

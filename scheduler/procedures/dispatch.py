@@ -1,14 +1,13 @@
 """Hand admitted attempts to the executor, after the commit, and remember where they belong until they end."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable
 
 from attrs import define, field
 
-from scheduler.executors.base import Executor
+from scheduler.executors.base import Berth, Executor
 from scheduler.loading.sources import PinnedSources
-from scheduler.model import Workload
-from scheduler.procedures.advance import Whereabouts
-from scheduler.procedures.placement import Place
+from scheduler.procedures.advance import Advanced
+from scheduler.procedures.placement import Place, Placed, Whereabouts
 from scheduler.store import dags
 from scheduler.store.topics import Topic
 from scheduler.store.transaction import Store
@@ -29,28 +28,40 @@ class Dispatch:
     somebody_waits: bool = field(default=True, init=False)
     """The last admission left scheduled tasks without a slot, as far as it looked."""
     freed: int = field(default=0, init=False)
-    """How many slots the short way has given back: who admits meanwhile looks again if this has changed."""
+    """How many attempts the short way has ended: who admits meanwhile looks again if this has changed."""
+    _given_up: set[str] = field(factory=set, init=False)
 
-    def free_slots(self) -> int:
-        """How many attempts the executor takes now."""
-        return self.executor.free_slots()
+    def berths(self) -> list[Berth]:
+        """Where attempts can go now."""
+        return self.executor.berths()
 
-    def give_back(self, slots: int) -> None:
-        """After a commit that ended so many attempts: wake admission, if it left anybody waiting."""
-        self.freed += slots
-        if self.somebody_waits:
+    def give_back(self, done: Advanced) -> None:
+        """After a commit that ended attempts: wake admission, if anybody waits that it has not looked at."""
+        self.freed += len(done.answers)
+        if done.looked_at_all:
+            self.somebody_waits = done.passed_over
+        elif self.somebody_waits:
             self.store.poke(Topic.SLOT_FREED)
 
-    async def hand_over(self, workloads: Collection[Workload], whereabouts: Mapping[str, Whereabouts]) -> None:
+    async def hand_over(self, placed: Placed) -> None:
         """Submit, once the pinned sources lie where the workloads say."""
-        if not workloads:
+        if not placed.workloads:
             return
-        for source_hash, file in {(one.source_hash, one.file) for one in workloads}:
+        for source_hash, file in {(one.source_hash, one.file) for one in placed.workloads}:
             await self._pin(source_hash, file)
-        self.whereabouts.update(whereabouts)
+        self.whereabouts.update(placed.whereabouts)
         while len(self.whereabouts) > REMEMBERED:
             self.whereabouts.pop(next(iter(self.whereabouts)))
-        self.executor.submit(list(workloads))
+        self.executor.submit([one for one in placed.workloads if one.token not in self._given_up])
+
+    def give_up(self, tokens: Iterable[str]) -> list[str]:
+        """Those of these started attempts that the executor has not got; from now on it never gets them.
+
+        For rescue, before it declares them lost: a hand-over that comes late must not run what was given up.
+        """
+        missing = [token for token in tokens if not self.executor.holds(token)]
+        self._given_up.update(missing)
+        return missing
 
     async def _pin(self, source_hash: str, file: str) -> None:
         """Another daemon may have loaded a file that an attempt of ours needs: then its text is in the store."""

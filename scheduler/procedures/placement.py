@@ -1,15 +1,26 @@
-"""From an admitted task instance to the workload a worker gets."""
+"""From admitted task instances to the attempts that are committed and the workloads that workers get.
+
+An attempt whose task may run again after a loss is started in the transaction that admits it, at a worker with
+room: its process begins without asking. If this process dies between the commit and the hand-over, that attempt is
+lost before it has done anything, and its loss is found (`routines/rescue.py`). A task that must not run twice by
+itself (`rerun_when_lost=False`) is only queued: it asks to start when its process is there, so that an attempt
+which never began is never mistaken for one that did.
+"""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
 from scheduler.decisions.graph import Graph
-from scheduler.model import Workload
+from scheduler.executors.base import Berth
+from scheduler.model import Task, Workload
+from scheduler.model.facts import FactKind
+from scheduler.store import tasks
 from scheduler.store.tasks import Claim
-from scheduler.store.writer import Row
+from scheduler.store.writer import Row, Transaction
 
 
 @frozen(kw_only=True)
@@ -25,43 +36,134 @@ class Place:
 
 
 @frozen(kw_only=True)
+class Whereabouts:
+    """What the daemon remembers of an attempt that it handed over: facts that never change."""
+
+    run_pk: int
+    key: int
+    task_index: int
+
+
+@frozen(kw_only=True)
 class Admittee:
     """A task instance that gets a slot."""
 
     key: int
+    run_pk: int
     task_index: int
     try_number: int
+    """Of the attempt it gets."""
     max_tries: int
+    losses: int
     map_index: int = -1
 
 
-def place(admittee: Admittee, run: Row, graph: Graph, where: Place) -> tuple[Workload, Claim]:
-    """A new claim for the instance and the workload that goes with it. `run` is a row of `tasks.run_facts`."""
-    task = graph.tasks[admittee.task_index]
-    token = str(uuid.uuid4())
-    conf = run["conf"] or {}
-    # made of integers and the token only: no name that a user chose becomes part of a path
-    log = where.logs / str(run["id"]) / f"{admittee.key}-{admittee.try_number}-{token}.log"
-    workload = Workload(
-        token=token,
-        dag_id=run["dag_id"],
-        run_id=run["run_id"],
-        task_id=task.task_id,
-        map_index=admittee.map_index,
-        try_number=admittee.try_number,
-        max_tries=admittee.max_tries,
-        run_type=run["run_type"],
-        logical_date=run["logical_date"],
-        data_interval_start=run["data_interval_start"],
-        data_interval_end=run["data_interval_end"],
-        run_after=run["run_after"],
-        params={**graph.dag.params, **conf},
-        conf=conf,
-        file=str(where.dags_dir / run["file"]),
-        source_path=str(where.source_path(run["source_hash"], run["file"])),
-        source_hash=run["source_hash"],
-        log_path=str(log),
-        execution_timeout=task.execution_timeout,
-        isolation=task.isolation or graph.dag.isolation,
-    )
-    return workload, Claim(key=admittee.key, token=token, try_number=admittee.try_number, log_path=workload.log_path)
+@frozen(kw_only=True)
+class Placed:
+    """What is handed over after the commit."""
+
+    workloads: tuple[Workload, ...] = ()
+    whereabouts: Mapping[str, Whereabouts] = {}
+    """By token."""
+
+
+async def place(
+    tx: Transaction,
+    admittees: Sequence[Admittee],
+    cards: Mapping[int, Row],
+    graphs: Mapping[int, Graph],
+    where: Place,
+    berths: Iterable[Berth],
+) -> Placed:
+    """Write an attempt for each of these held instances, started if there is a berth for it.
+
+    `cards` (rows of `runs.cards`) and `graphs` by run.
+    """
+    room = _rooms(berths)
+    moored = [(one, graphs[one.run_pk].tasks[one.task_index]) for one in admittees]
+    berth_of = {one.key: next(room, None) for one, task in moored if task.rerun_when_lost}
+    started = [(one, task) for one, task in moored if berth_of.get(one.key) is not None]
+    again = [one.key for one, _ in started if one.try_number > 1 or one.losses]
+    if again:
+        await tasks.forget_results(tx, again)
+    inputs = await upstream_results(tx, [(one.run_pk, graphs[one.run_pk], task) for one, task in started])
+    taken = {one.key: result for (one, _), result in zip(started, inputs, strict=True)}
+    workloads, claims, whereabouts = [], [], {}
+    for one, task in moored:
+        card, graph, berth = cards[one.run_pk], graphs[one.run_pk], berth_of.get(one.key)
+        token = str(uuid.uuid4())
+        # made of integers and the token only: no name that a user chose becomes part of a path
+        log = f"{where.logs}/{one.run_pk}/{one.key}-{one.try_number}-{token}.log"
+        conf = card["conf"] or {}
+        workloads.append(
+            Workload(
+                token=token,
+                dag_id=card["dag_id"],
+                run_id=card["run_id"],
+                task_id=task.task_id,
+                map_index=one.map_index,
+                try_number=one.try_number,
+                max_tries=one.max_tries,
+                run_type=card["run_type"],
+                logical_date=card["logical_date"],
+                data_interval_start=card["data_interval_start"],
+                data_interval_end=card["data_interval_end"],
+                run_after=card["run_after"],
+                params={**graph.dag.params, **conf},
+                conf=conf,
+                file=str(where.dags_dir / card["file"]),
+                source_path=str(where.source_path(card["source_hash"], card["file"])),
+                source_hash=card["source_hash"],
+                log_path=log,
+                execution_timeout=task.execution_timeout,
+                isolation=task.isolation or graph.dag.isolation,
+                inputs=taken.get(one.key),
+                worker=None if berth is None else berth.worker_id,
+            )
+        )
+        claims.append(
+            Claim(
+                key=one.key,
+                token=token,
+                try_number=one.try_number,
+                log_path=log,
+                worker=None if berth is None else berth.worker_id,
+                hostname=None if berth is None else berth.hostname,
+            )
+        )
+        whereabouts[token] = Whereabouts(run_pk=one.run_pk, key=one.key, task_index=one.task_index)
+        if berth is not None:
+            tx.tell(
+                FactKind.TASK_STARTED,
+                dag_id=card["dag_id"],
+                run_id=card["run_id"],
+                task_id=task.task_id,
+                try_number=one.try_number,
+            )
+    if claims:
+        await tasks.admit(tx, claims, daemon=where.daemon)
+    return Placed(workloads=tuple(workloads), whereabouts=whereabouts)
+
+
+async def upstream_results(tx: Transaction, needs: Sequence[tuple[int, Graph, Task]]) -> list[dict[str, Any]]:
+    """For each (run key, graph, task) the results of the tasks it takes inputs from, by task id.
+
+    A task without a result is absent.
+    """
+    places = {(run_pk, graph.index[name]) for run_pk, graph, task in needs for name in task.inputs}
+    values = await tasks.results(tx, places) if places else {}
+    return [
+        {name: values[place_] for name in task.inputs for place_ in ((run_pk, graph.index[name]),) if place_ in values}
+        for run_pk, graph, task in needs
+    ]
+
+
+def _rooms(berths: Iterable[Berth]) -> Iterator[Berth]:
+    """A berth for each attempt in turn, always where most room is left."""
+    left = {berth: berth.free for berth in berths}
+    while left:
+        berth = max(left, key=left.__getitem__)
+        if left[berth] <= 0:
+            return
+        left[berth] -= 1
+        yield berth

@@ -7,18 +7,19 @@ worker until they are acknowledged: killed at any instant, this routine loses no
 changes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from attrs import frozen
 
 from nurseries.routine import Pace, Progress
-from scheduler.executors.base import Executor
+from scheduler.executors.base import Berth, Executor
 from scheduler.model import Outcome
-from scheduler.procedures.advance import Advanced, Whereabouts, advance, may_advance
+from scheduler.procedures.advance import Advanced, Look, advance
 from scheduler.procedures.dispatch import Dispatch
-from scheduler.procedures.pictures import Pictures
+from scheduler.procedures.pictures import Pictures, look_at
 from scheduler.procedures.placement import Place
 from scheduler.procedures.settle import Verdict, settle
+from scheduler.procedures.turn import Turn, may_advance, prepare, unknown
 from scheduler.store import tasks
 from scheduler.store.documents import Graphs
 from scheduler.store.locks import Lock
@@ -39,13 +40,14 @@ async def advance_runs(
     tx: Transaction,
     graphs: Graphs,
     pictures: Pictures,
+    turn: Turn,
     where: Place,
-    slots: int,
-    outcomes: Mapping[str, Outcome],
-    known: Mapping[str, Whereabouts],
+    berths: Sequence[Berth],
+    look: Look | None,
 ) -> Advanced:
-    """The short way, for successes of attempts whose whereabouts are known."""
-    return await advance(tx, graphs, pictures, where, slots, outcomes, known)
+    """The short way, for successes whose consequences are planned."""
+    slots = sum(berth.free for berth in berths)
+    return await advance(tx, graphs, pictures, turn, where, slots, berths, look)
 
 
 @frozen(kw_only=True)
@@ -77,16 +79,24 @@ class RecordOutcomes:
         self.executor.acknowledge(list(answers))
         for token in answers:
             known.pop(token, None)
+        if rest:
+            self.store.poke(Topic.SLOT_FREED)  # the worker has room again, whatever became of the reports
         return Progress.MORE
 
     async def _advance(self, quick: Mapping[str, Outcome]) -> Mapping[str, Verdict]:
-        slots = self.dispatch.free_slots() + len(quick)  # what has ended is as good as free
-        done = await self.store.transact(
-            advance_runs, self.graphs, self.pictures, self.dispatch.place, slots, quick, self.dispatch.whereabouts
-        )
-        if done.answers is None:
+        whereabouts = self.dispatch.whereabouts
+        strange = unknown(self.pictures, quick, whereabouts)
+        if strange:
+            self.pictures.keep(await self.store.read(look_at, self.graphs, strange))
+        turn = prepare(self.pictures, quick, whereabouts)
+        if not turn.plans:
             return {}
+        look = Look() if self.dispatch.somebody_waits else None
+        done = await self.store.transact(
+            advance_runs, self.graphs, self.pictures, turn, self.dispatch.place, self.dispatch.berths(), look
+        )
+        self.pictures.forget(done.stale)
         self.pictures.keep(done.pictures, finished=done.finished)
-        self.dispatch.give_back(len(quick))
-        await self.dispatch.hand_over(done.workloads, done.whereabouts)
+        self.dispatch.give_back(done)
+        await self.dispatch.hand_over(done.placed)
         return done.answers

@@ -4,13 +4,20 @@ Lost while running: the worker's lease has ended. The task is scheduled again as
 loss fails it. Never started: queued for too long, or by a daemon that is gone; taken back at once, since its
 start can no longer be won. Judged on the database's clock, by any daemon.
 
+Started and never handed over: the daemon that admitted it was killed, or its commit went unanswered, before the
+worker heard of it. The daemon which that worker is connected to sees that it does not have the attempt, gives it up
+(from then on it cannot be handed over any more) and only then declares it lost.
+
 After a start or an outage of the database nobody is thought dead for one lease: they could not renew it either.
 """
+
+from collections.abc import Collection, Sequence
 
 from attrs import frozen
 
 from nurseries.routine import Pace, Progress
 from scheduler.model import Outcome, OutcomeKind
+from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.settle import Verdict, settle
 from scheduler.procedures.steadiness import Steadiness
 from scheduler.store import tasks
@@ -32,17 +39,41 @@ async def rescue_lost(tx: Transaction, graphs: Graphs, at_most: int) -> int:
     return await _lose(tx, graphs, tokens, reason="lease", message="the worker's lease has ended")
 
 
+@frozen(kw_only=True)
+class Stuck:
+    """What one look has found."""
+
+    taken_back: int
+    overdue: tuple[str, ...] = ()
+    """Tokens of attempts that one of the workers has, or never gets: started for long, or by another daemon, which
+    is no longer connected to it."""
+    recent: tuple[str, ...] = ()
+    """Those that may be on their way."""
+
+
 @writer(Lock.TASK_INSTANCE)
-async def rescue_stuck(tx: Transaction, graphs: Graphs, at_most: int) -> int:
-    """Take back attempts that were claimed and never started. Returns how many."""
+async def rescue_stuck(tx: Transaction, graphs: Graphs, daemon: str, workers: Collection[str], at_most: int) -> Stuck:
+    """Take back attempts that were claimed and never started, and see what this daemon's workers should have."""
     tokens = await tasks.tokens_stuck(tx, patience=PATIENCE_SECONDS, at_most=at_most)
-    return await _lose(tx, graphs, tokens, reason="shutdown", message="it was never started")
+    started = await tasks.running_at(tx, workers, daemon=daemon, patience=PATIENCE_SECONDS) if workers else {}
+    taken_back = await _lose(tx, graphs, tokens, reason="shutdown", message="it was never started")
+    return Stuck(
+        taken_back=taken_back,
+        overdue=tuple(token for token, overdue in started.items() if overdue),
+        recent=tuple(token for token, overdue in started.items() if not overdue),
+    )
 
 
-async def _lose(tx: Transaction, graphs: Graphs, tokens: list[str], *, reason: str, message: str) -> int:
+@writer(Lock.TASK_INSTANCE)
+async def rescue_missing(tx: Transaction, graphs: Graphs, tokens: Sequence[str]) -> int:
+    """End started attempts that their worker has not got, and that can no longer reach it. Returns how many."""
+    return await _lose(tx, graphs, tokens, reason="worker", message="it never reached its worker")
+
+
+async def _lose(tx: Transaction, graphs: Graphs, tokens: Sequence[str], *, reason: str, message: str) -> int:
     if not tokens:
         return 0
-    await tx.lock(tasks.LOCK_OF_TOKENS, tokens=tokens)
+    await tx.lock(tasks.LOCK_OF_TOKENS, tokens=sorted(tokens))
     lost = [Outcome(token=token, kind=OutcomeKind.LOST, reason=reason, message=message) for token in tokens]
     answers = await settle(tx, graphs, lost)
     return sum(1 for verdict in answers.values() if verdict is Verdict.ACCEPTED)
@@ -55,12 +86,21 @@ class Rescue:
     store: Store
     graphs: Graphs
     steadiness: Steadiness
+    dispatch: Dispatch
     at_most: int = 200
     pace = Pace(seconds=60)
     wakes_on = (Topic.WORKER_CHANGED, Topic.ATTEMPT_LOST)
 
     async def step(self) -> Progress:
-        found = await self.store.transact(rescue_stuck, self.graphs, self.at_most)
+        workers = [worker.worker_id for worker in self.dispatch.executor.workers()]
+        seen = await self.store.transact(rescue_stuck, self.graphs, self.dispatch.place.daemon, workers, self.at_most)
+        found = seen.taken_back
+        missing = self.dispatch.give_up(seen.overdue)
+        if missing:
+            found += await self.store.transact(rescue_missing, self.graphs, missing)
         if self.steadiness.is_long_enough:
             found += await self.store.transact(rescue_lost, self.graphs, self.at_most)
-        return Progress.MORE if found >= self.at_most else Progress.IDLE
+        if found >= self.at_most:
+            return Progress.MORE
+        on_its_way = any(not self.dispatch.executor.holds(token) for token in seen.recent)
+        return Progress.again(PATIENCE_SECONDS) if on_its_way else Progress.IDLE

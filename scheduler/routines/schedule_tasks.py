@@ -17,7 +17,7 @@ from nurseries.routine import Pace, Progress
 from scheduler.decisions.readiness import Picture, Plan, Seen, plan
 from scheduler.model import CANDIDATES, FINISHED, RunState, TaskState
 from scheduler.model.facts import FactKind
-from scheduler.procedures.pictures import Pictures
+from scheduler.procedures.pictures import Known, Pictures
 from scheduler.store import events, runs, tasks
 from scheduler.store.documents import Graphs
 from scheduler.store.events import EventKind
@@ -40,8 +40,7 @@ class Judged:
     stale: bool = False
     """A picture did not agree with the rows; nothing was written."""
     wait: float | None = None
-    pictures: Mapping[int, tuple[int, Picture]] = field(factory=dict)
-    """By run key: the `seq` it is good for, and the picture."""
+    pictures: Mapping[int, Known] = field(factory=dict)
     finished: frozenset[int] = frozenset()
 
 
@@ -87,7 +86,13 @@ async def judge_runs(tx: Transaction, graphs: Graphs, pictures: Pictures, at_mos
     return Judged(
         more=len(wanted) == at_most or len(due_events) == EVENTS_AT_ONCE,
         skipped=len(held) < len(wanted),
-        pictures={key: (running[key]["seq"] + 1, made.picture) for key, made in plans.items() if key not in finished},
+        pictures={
+            key: Known(seq=seq + 1, picture=made.picture, card=before.card if before is not None else None)
+            for key, made in plans.items()
+            for seq in (running[key]["seq"],)
+            for before in (pictures.get(key, seq),)
+            if key not in finished
+        },
         finished=finished,
         wait=_seconds_until(await events.next_due(tx), tx.now),
     )
@@ -105,7 +110,11 @@ async def _plan(
     due_events: Collection[Row],
 ) -> dict[int, Plan]:
     known = await graphs.load(tx, {row["version_id"] for row in running.values()})
-    good = {key: made for key, row in running.items() if (made := pictures.get(key, row["seq"])) is not None}
+    good = {}
+    for key, row in running.items():
+        memory = pictures.get(key, row["seq"])
+        if memory is not None and memory.picture is not None:
+            good[key] = memory.picture
     unknown = set(running) - set(good)
     fresh = await tasks.of_runs(tx, unknown) if unknown else {}
     for key, seen in fresh.items():

@@ -1,4 +1,4 @@
-"""Let attempts start: the compare-and-set that comes before the first line of user code.
+"""Let attempts start that were only queued: the compare-and-set that comes before the first line of user code.
 
 queued -> running, by claim token. The answer, sent after the commit, carries the results of upstream tasks. A
 start that was committed but not answered is asked for again, by the same worker, and accepted again.
@@ -12,6 +12,7 @@ from nurseries.routine import Pace, Progress
 from scheduler.executors.base import Executor
 from scheduler.model import AttemptState, StartAnswer, StartRequest, TaskState
 from scheduler.model.facts import FactKind
+from scheduler.procedures.placement import upstream_results
 from scheduler.procedures.settle import is_unwanted
 from scheduler.store import tasks
 from scheduler.store.documents import Graphs
@@ -59,20 +60,14 @@ async def start_claimed(tx: Transaction, graphs: Graphs, requests: Sequence[Star
         if again:
             await tasks.forget_results(tx, again)
     known = await graphs.load(tx, {row["version_id"] for row in accepted.values()})
-    needs: dict[str, dict[str, tuple[int, int]]] = {}
-    for token, row in accepted.items():
-        graph = known[row["version_id"]]
-        inputs = graph.tasks[row["task_index"]].inputs
-        needs[token] = {name: (row["run_pk"], graph.index[name]) for name in inputs}
-    places = {place for need in needs.values() for place in need.values()}
-    values = await tasks.results(tx, places) if places else {}
+    needs = [
+        (row["run_pk"], graph, graph.tasks[row["task_index"]])
+        for row in accepted.values()
+        for graph in (known[row["version_id"]],)
+    ]
+    inputs = dict(zip(accepted, await upstream_results(tx, needs), strict=True))
     return [
-        StartAnswer(
-            token=token,
-            accepted=not refusal,
-            reason=refusal,
-            inputs={name: values[place] for name, place in needs.get(token, {}).items() if place in values},
-        )
+        StartAnswer(token=token, accepted=not refusal, reason=refusal, inputs=inputs.get(token, {}))
         for token, refusal in refusals.items()
     ]
 

@@ -1,39 +1,17 @@
-"""Pools: how many slots, how many in use. The row named "*" owns the limit of the whole installation."""
-
-from collections.abc import Collection, Sequence
+"""Pools and their slots; usage.py counts how many are taken. The row named "*" owns the limit of the installation."""
 
 import sqlalchemy as sa
 
 from scheduler.store import tables as t
 from scheduler.store.locks import Lock, Mode, Wait, locking
 from scheduler.store.topics import Topic
-from scheduler.store.writer import Reading, Row, Transaction, writer
+from scheduler.store.writer import Transaction, writer
 
 EVERYTHING = "*"
 
 _named = t.pool.c.name == sa.any_(sa.bindparam("names", type_=sa.ARRAY(sa.Text)))
 LOCK_NAMED = locking(Lock.POOL, _named, wait=Wait.WAIT)
 LOCK_FOR_DELETION = locking(Lock.POOL, _named, wait=Wait.WAIT, mode=Mode.UPDATE)
-
-_USE = sa.text(
-    "SELECT p.name, p.slots, coalesce(u.slots, 0) AS used, false AS somebody_waits FROM pool p LEFT JOIN"
-    " (SELECT pool, sum(pool_slots) AS slots FROM task_instance"
-    " WHERE state IN ('queued', 'running', 'restarting') GROUP BY pool) u"
-    " ON u.pool = p.name WHERE p.name = ANY(:names)"
-    " UNION ALL SELECT '*', p.slots,"
-    " (SELECT count(*) FROM task_instance WHERE state IN ('queued', 'running', 'restarting')),"
-    " EXISTS (SELECT FROM task_instance WHERE state = 'scheduled')"
-    " FROM pool p WHERE p.name = '*'"
-)
-
-
-async def use(tx: Reading, names: Collection[str]) -> Sequence[Row]:
-    """name, slots and used of these pools, and of the whole installation as "*".
-
-    The latter's `somebody_waits` says whether any task instance is scheduled and waits for a slot.
-    """
-    return await tx.fetch(_USE, {"names": sorted(set(names) - {EVERYTHING})})
-
 
 _INSERT = sa.text(
     "INSERT INTO pool (name, slots, description) VALUES (:name, :slots, :description)"

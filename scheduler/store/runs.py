@@ -180,6 +180,18 @@ async def facts(tx: Reading, run_pks: Collection[int]) -> dict[int, Row]:
     return {row["id"]: row for row in await tx.fetch(_FACTS, {"keys": sorted(run_pks)})}
 
 
+_CARDS = sa.text(
+    "SELECT r.id, r.seq, r.version_id, r.run_id, r.run_type, r.logical_date, r.data_interval_start,"
+    " r.data_interval_end, r.run_after, r.conf, r.start_date, d.dag_id, d.file, v.source_hash"
+    " FROM dag_run r JOIN dag d ON d.id = r.dag_pk JOIN dag_version v ON v.id = r.version_id WHERE r.id = ANY(:keys)"
+)
+
+
+async def cards(tx: Reading, run_pks: Collection[int]) -> dict[int, Row]:
+    """What a workload tells of its run, by key: does not change as long as the run's `seq` does not."""
+    return {row["id"]: row for row in await tx.fetch(_CARDS, {"keys": sorted(run_pks)})}
+
+
 _ADVANCE = sa.text(
     "UPDATE dag_run r SET seq = r.seq + 1, state = coalesce(v.state, r.state),"
     " end_date = CASE WHEN v.state IS NULL THEN r.end_date ELSE :now END"

@@ -19,7 +19,6 @@ JUDGEABLE = (TaskState.NONE, TaskState.UP_FOR_RETRY, TaskState.SCHEDULED)
 
 LOCK_KEYS = by_key(Lock.TASK_INSTANCE, wait=Wait.WAIT)
 LOCK_JUDGEABLE = by_key(Lock.TASK_INSTANCE, t.task_instance.c.state.in_(JUDGEABLE), wait=Wait.WAIT)
-LOCK_SCHEDULED = by_key(Lock.TASK_INSTANCE, t.task_instance.c.state == TaskState.SCHEDULED, wait=Wait.WAIT)
 LOCK_UNFINISHED = locking(
     Lock.TASK_INSTANCE,
     sa.and_(
@@ -95,40 +94,31 @@ async def schedule(tx: Transaction, changes: Mapping[int, TaskState]) -> None:
 # --- admission ----------------------------------------------------------------------------------------------
 
 _READY = sa.text(
-    "SELECT ti.id, ti.run_pk, ti.pool, ti.pool_slots FROM task_instance ti"
+    "SELECT ti.id, ti.run_pk, ti.task_index, ti.pool, ti.pool_slots, ti.priority, ti.ready_order FROM task_instance ti"
     " JOIN dag_run r ON r.id = ti.run_pk AND r.state = 'running' AND r.verdict IS NULL"
     " JOIN dag d ON d.id = r.dag_pk AND NOT d.is_paused"
     " WHERE ti.state = 'scheduled' AND ti.run_pk <> ALL(:full_runs) AND ti.pool <> ALL(:full_pools)"
     " ORDER BY ti.priority DESC, ti.ready_order, ti.task_index, ti.id LIMIT :at_most"
 )
-_RUN_FACTS = sa.text(
-    "SELECT r.id, r.version_id, r.run_id, r.run_type, r.logical_date, r.data_interval_start,"
-    " r.data_interval_end, r.run_after, r.conf, r.seq, r.start_date, d.dag_id, d.file, d.is_paused, v.source_hash,"
-    " EXISTS (SELECT FROM event e WHERE e.run_pk = r.id AND e.due_at <= :now AND e.kind <> 'timeout') AS has_events,"
-    " (SELECT count(*) FROM task_instance a WHERE a.run_pk = r.id"
-    " AND a.state IN ('queued', 'running', 'restarting')) AS active"
-    " FROM dag_run r JOIN dag d ON d.id = r.dag_pk JOIN dag_version v ON v.id = r.version_id"
-    " WHERE r.id = ANY(:keys) AND r.state = 'running' AND r.verdict IS NULL"
-)
 _ADMIT = sa.text(
     "WITH v AS MATERIALIZED (SELECT * FROM unnest(CAST(:keys AS bigint[]), CAST(:tokens AS uuid[]),"
-    " CAST(:tries AS integer[]), CAST(:logs AS text[])) AS v(id, token, try_number, log_path)),"
-    " ti AS (UPDATE task_instance ti SET state = 'queued', token = v.token, try_number = v.try_number, retry_at = NULL,"
-    " start_date = NULL, end_date = NULL FROM v WHERE ti.id = v.id AND ti.state = ANY(:states) RETURNING 1),"
-    " a AS (INSERT INTO attempt (token, ti_id, try_number, state, daemon, queued_at, log_path)"
-    " SELECT v.token, v.id, v.try_number, 'queued', CAST(:daemon AS uuid), :now, v.log_path FROM v)"
+    " CAST(:tries AS integer[]), CAST(:logs AS text[]), CAST(:workers AS uuid[]), CAST(:hostnames AS text[]))"
+    " AS v(id, token, try_number, log_path, worker, hostname)),"
+    " ti AS (UPDATE task_instance ti SET state = CASE WHEN v.worker IS NULL THEN 'queued' ELSE 'running' END,"
+    " token = v.token, try_number = v.try_number, retry_at = NULL,"
+    " start_date = CASE WHEN v.worker IS NOT NULL THEN CAST(:now AS timestamptz) END, end_date = NULL"
+    " FROM v WHERE ti.id = v.id AND ti.state = ANY(:states) RETURNING 1),"
+    " a AS (INSERT INTO attempt (token, ti_id, try_number, state, daemon, worker, hostname, queued_at, started_at,"
+    " log_path) SELECT v.token, v.id, v.try_number, CASE WHEN v.worker IS NULL THEN 'queued' ELSE 'running' END,"
+    " CAST(:daemon AS uuid), v.worker, v.hostname, :now,"
+    " CASE WHEN v.worker IS NOT NULL THEN CAST(:now AS timestamptz) END, v.log_path FROM v)"
     " SELECT count(*) AS touched FROM ti"
 )
-_ADMITTED = sa.select(
-    t.task_instance.c.id,
-    t.task_instance.c.run_pk,
-    t.task_instance.c.task_index,
-    t.task_instance.c.task_id,
-    t.task_instance.c.state,
-    t.task_instance.c.map_index,
-    t.task_instance.c.try_number,
-    t.task_instance.c.max_tries,
-).where(t.task_instance.c.id == sa.any_(keys_param()))
+_HELD = sa.text(
+    "SELECT ti.id, ti.run_pk, ti.task_index, ti.task_id, ti.state, ti.map_index, ti.try_number, ti.max_tries,"
+    " ti.losses, ti.token, ti.imposed, a.state AS attempt_state, a.report, a.cancel_requested_at"
+    " FROM task_instance ti LEFT JOIN attempt a ON a.token = ti.token WHERE ti.id = ANY(:keys)"
+)
 
 
 async def ready(tx: Reading, *, full_runs: Collection[int], full_pools: Collection[str], at_most: int) -> Sequence[Row]:
@@ -137,14 +127,9 @@ async def ready(tx: Reading, *, full_runs: Collection[int], full_pools: Collecti
     return await tx.fetch(_READY, parameters)
 
 
-async def run_facts(tx: Reading, run_pks: Collection[int]) -> dict[int, Row]:
-    """What a workload tells of its run, and how many of the run's instances are active, by run key."""
-    return {row["id"]: row for row in await tx.fetch(_RUN_FACTS, {"keys": sorted(run_pks), "now": tx.now})}
-
-
-async def admitted(tx: Reading, keys: Collection[int]) -> dict[int, Row]:
-    """State of held instances, and what a workload tells of them, by key."""
-    return {row["id"]: row for row in await tx.fetch(_ADMITTED, {"keys": sorted(keys)})}
+async def held(tx: Reading, keys: Collection[int]) -> dict[int, Row]:
+    """Held instances with their live attempts, by key; without one, `token` and what is of the attempt are None."""
+    return {row["id"]: row for row in await tx.fetch(_HELD, {"keys": sorted(keys)})}
 
 
 @frozen(kw_only=True)
@@ -155,12 +140,15 @@ class Claim:
     token: str
     try_number: int
     log_path: str
+    worker: str | None = None
+    """Where it is started at once; None: it is queued, and whoever gets it asks to start it."""
+    hostname: str | None = None
 
 
-async def admit(tx: Transaction, claims: Sequence[Claim], *, daemon: str, fresh: bool = False) -> None:
-    """scheduled to queued, each with a new claim token and an attempt of its own.
+async def admit(tx: Transaction, claims: Sequence[Claim], *, daemon: str) -> None:
+    """scheduled to queued, or on to running, each with a new claim token and an attempt of its own.
 
-    `fresh`: these were judged ready in this transaction and pass through `scheduled` without stopping there.
+    What was judged ready in this transaction passes through `scheduled` without stopping there.
     """
     keys = [claim.key for claim in claims]
     await tx.write_with_satellites(
@@ -174,7 +162,9 @@ async def admit(tx: Transaction, claims: Sequence[Claim], *, daemon: str, fresh:
             "tokens": [claim.token for claim in claims],
             "tries": [claim.try_number for claim in claims],
             "logs": [claim.log_path for claim in claims],
-            "states": [str(state) for state in (JUDGEABLE if fresh else (TaskState.SCHEDULED,))],
+            "workers": [claim.worker for claim in claims],
+            "hostnames": [claim.hostname for claim in claims],
+            "states": [str(state) for state in JUDGEABLE],
         },
     )
 
@@ -403,6 +393,19 @@ async def tokens_lost_with(tx: Reading, seats: Iterable[int], *, at_most: int) -
     """Tokens of attempts that ran at these seats."""
     rows = await tx.fetch(_LOST, {"seats": sorted(seats), "at_most": at_most})
     return [str(row["token"]) for row in rows]
+
+
+_RUNNING_AT = sa.text(
+    "SELECT token, daemon <> CAST(:daemon AS uuid)"
+    " OR started_at < CAST(:now AS timestamptz) - make_interval(secs => :patience) AS overdue"
+    " FROM attempt WHERE state = 'running' AND worker = ANY(CAST(:workers AS uuid[])) ORDER BY token"
+)
+
+
+async def running_at(tx: Reading, workers: Collection[str], *, daemon: str, patience: float) -> dict[str, bool]:
+    """Tokens of attempts that run at these workers; True: by another daemon, or over `patience` seconds ago."""
+    parameters = {"now": tx.now, "workers": sorted(workers), "daemon": daemon, "patience": patience}
+    return {str(row["token"]): row["overdue"] for row in await tx.fetch(_RUNNING_AT, parameters)}
 
 
 async def tokens_stuck(tx: Reading, *, patience: float, at_most: int) -> list[str]:

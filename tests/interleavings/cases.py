@@ -13,8 +13,12 @@ from typing import Any
 from attrs import frozen
 
 from scheduler.decisions.clearing import FAILURES, Selection
+from scheduler.executors.base import Berth
 from scheduler.loading.loader import ImportFailure
 from scheduler.model import Outcome, OutcomeKind, RunState, StartRequest, TaskState
+from scheduler.procedures.advance import Look
+from scheduler.procedures.pictures import Pictures
+from scheduler.procedures.turn import prepare
 from scheduler.store import seats
 from scheduler.store.documents import Graphs
 from scheduler.store.pools import EVERYTHING
@@ -98,7 +102,7 @@ def _transact(name: str, daemon: Daemon, arguments: tuple[Any, ...]) -> Callable
         if getattr(result, "stale", False):
             daemon.pictures.clear()
         elif hasattr(result, "pictures"):
-            daemon.pictures.keep(result.pictures, finished=result.finished)
+            daemon.pictures.keep(result.pictures, finished=getattr(result, "finished", ()))
         return result
 
     return call
@@ -319,11 +323,24 @@ def _purge_runs(facts: Facts, daemon: Daemon, side: int) -> Shapes:
 @case("admit_scheduled")
 def _admit_scheduled(facts: Facts, daemon: Daemon, side: int) -> Shapes:
     return {
-        "all": (daemon.graphs, daemon.place, 100, [], []),
-        "one": (daemon.graphs, daemon.place, 1, [], []),
-        "past a run": (daemon.graphs, daemon.place, 100, facts.runs["running"][:1], ["small"]),
-        "cold": (Graphs(), daemon.place, 100, [], []),
+        "all": (daemon.graphs, daemon.pictures, daemon.place, 100, [], Look()),
+        "one": (daemon.graphs, daemon.pictures, daemon.place, 1, berths(1), Look()),
+        "started": (daemon.graphs, daemon.pictures, daemon.place, 100, berths(100), Look()),
+        "past a run": (
+            daemon.graphs,
+            daemon.pictures,
+            daemon.place,
+            100,
+            berths(100),
+            Look(full_runs=facts.runs["running"][:1], full_pools=["small"]),
+        ),
+        "cold": (Graphs(), Pictures(), daemon.place, 100, berths(2), Look()),
     }
+
+
+def berths(free: int) -> list[Berth]:
+    """Room at the worker that lives."""
+    return [Berth(worker_id=LIVE, hostname="h", free=free)] if free else []
 
 
 def _in_order(tokens: tuple[str, ...], side: int) -> list[str]:
@@ -366,9 +383,15 @@ def _end_attempts(facts: Facts, daemon: Daemon, side: int) -> Shapes:
 
 @case("advance_runs")
 def _advance_runs(facts: Facts, daemon: Daemon, side: int) -> Shapes:
-    def call(tokens: list[str], slots: int = 100, graphs: Graphs | None = None) -> tuple[Any, ...]:
+    remembered = Pictures()
+    remembered.keep(facts.known)
+
+    def call(
+        tokens: list[str], *, slots: int = 100, graphs: Graphs | None = None, look: Look | None = None
+    ) -> tuple[Any, ...]:
         said = {token: Outcome(token=token, kind=OutcomeKind.SUCCESS, result="1") for token in tokens}
-        return (graphs or daemon.graphs, daemon.pictures, daemon.place, slots, said, facts.whereabouts)
+        turn = prepare(remembered, said, facts.whereabouts)
+        return (graphs or daemon.graphs, remembered, turn, daemon.place, berths(slots), look)
 
     running = _in_order(facts.running, side)
     # a run with events goes the long way; the first attempt is of one that has none
@@ -376,6 +399,7 @@ def _advance_runs(facts: Facts, daemon: Daemon, side: int) -> Shapes:
         "first": call(list(facts.running[:1])),
         "all": call(running),
         "last": call(running[-1:]),
+        "with who waits": call(running, look=Look()),
         "no slots": call(list(facts.running[:1]), slots=0),
         "cold": call(list(facts.running[:1]), graphs=Graphs()),
     }
@@ -388,7 +412,13 @@ def _rescue_lost(facts: Facts, daemon: Daemon, side: int) -> Shapes:
 
 @case("rescue_stuck")
 def _rescue_stuck(facts: Facts, daemon: Daemon, side: int) -> Shapes:
-    return {"all": (daemon.graphs, 100), "one": (daemon.graphs, 1)}
+    return {"all": (daemon.graphs, DAEMON, [LIVE], 100), "one": (daemon.graphs, DAEMON, [], 1)}
+
+
+@case("rescue_missing")
+def _rescue_missing(facts: Facts, daemon: Daemon, side: int) -> Shapes:
+    running = _in_order(facts.running, side)
+    return {"all": (daemon.graphs, running), "late": (daemon.graphs, [*running[:1], *facts.ended])}
 
 
 # --- pools --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from scheduler.model import Outcome, OutcomeKind, StartRequest
+from scheduler.procedures.advance import Look
 from scheduler.routines.enqueue_tasks import admit_scheduled
 from scheduler.routines.record_outcomes import end_attempts
 from scheduler.routines.rescue import rescue_lost, rescue_stuck
@@ -132,7 +133,7 @@ async def drain(theatre: Theatre, daemon: Daemon) -> None:
     await theatre.monitor.execute(
         "UPDATE seat SET lease_until = $1 WHERE kind = 'worker'", theatre.now - timedelta(seconds=50)
     )
-    await store.transact(rescue_stuck, graphs, 100)
+    await store.transact(rescue_stuck, graphs, daemon.uuid, [], 100)
     await store.transact(rescue_lost, graphs, 100)
     for _ in range(60):
         if not await theatre.rows("SELECT 1 FROM dag_run WHERE state IN ('queued', 'running') LIMIT 1"):
@@ -147,8 +148,8 @@ async def drain(theatre: Theatre, daemon: Daemon) -> None:
             daemon.pictures.keep(judged.pictures, finished=judged.finished)
             if not judged.pictures and not judged.finished:
                 break
-        admitted = await store.transact(admit_scheduled, graphs, daemon.place, 100, [], [])
-        tokens = [one.token for one in admitted.workloads]
+        admitted = await store.transact(admit_scheduled, graphs, daemon.pictures, daemon.place, 100, [], Look())
+        tokens = [one.token for one in admitted.placed.workloads]
         if tokens:
             requests = [StartRequest(token=token, worker_id=LIVE, pid=1, hostname="h") for token in tokens]
             answers = await store.transact(start_claimed, graphs, requests)

@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from attrs import evolve, frozen
 
 from scheduler.model import Catchup, Dag, OutcomeKind, RetryPolicy, Schedule, ScheduleKind, Task
-from scheduler.procedures.advance import Whereabouts
+from scheduler.procedures.pictures import Known, look_at
+from scheduler.procedures.placement import Whereabouts
 from scheduler.routines.load_dags import store_file
 from scheduler.store import pools, seats
 from scheduler.store.seats import Seat
@@ -39,6 +40,8 @@ class Facts:
     """Run keys by state."""
     dags: tuple[str, ...]
     whereabouts: dict[str, Whereabouts]
+    known: dict[int, Known]
+    """What a daemon remembers of the running runs."""
 
 
 async def look(theatre: Theatre) -> Facts:
@@ -54,8 +57,10 @@ async def look(theatre: Theatre) -> Facts:
     def tokens(*states: str) -> tuple[str, ...]:
         return tuple(one["token"] for one in attempts if one["state"] in states)
 
+    running = [run["id"] for run in runs if run["state"] == "running"]
     return Facts(
         now=theatre.now,
+        known=await theatre.store.read(look_at, theatre.graphs, running),
         queued=tokens("queued"),
         running=tokens("running"),
         ended=tokens("success", "failed", "skipped", "lost", "revoked"),

@@ -77,6 +77,7 @@ class Theatre:
     stage: Stage
     stores: list[Store]
     now: datetime
+    graphs: Graphs = field(factory=Graphs)
     scenes: dict[str, datetime] = field(factory=dict)
     """Scenes that are kept, and what time it is in them."""
     resets: int = 0

@@ -10,7 +10,7 @@ from scheduler.commands.pools import set_parallelism
 from scheduler.decisions.clearing import FAILURES, Selection
 from scheduler.model import Dag, OutcomeKind, RetryPolicy, Task, TaskKind
 from scheduler.procedures.settle import Verdict
-from scheduler.routines.rescue import rescue_lost, rescue_stuck
+from scheduler.routines.rescue import Stuck, rescue_lost, rescue_stuck
 from scheduler.routines.start_runs import start_queued_runs
 from scheduler.routines.time_out_runs import time_out_due_runs
 from tests.world import NEVER, World, chain, fan, open_world
@@ -108,7 +108,7 @@ async def test_what_is_cleared_while_it_runs_is_run_again_whatever_the_old_attem
         await world.judge()
         assert await world.admit() == []
         assert await world.start(old) == [], "no answer: a refusal would let it leave without a report"
-        assert (await world.advance(old, result="1")).answers is None, "the short way is not for it"
+        assert not (await world.advance(old, result="1")).answers, "the short way is not for it"
         assert await world.end(old, result='"of the old one"') == {old[0].token: Verdict.REFUSED}
         assert await world.states(run) == {"t0": "none", "t1": "none"}
         assert await world.end(old, result='"of the old one"') == {old[0].token: Verdict.REFUSED}
@@ -163,7 +163,7 @@ async def test_a_queued_attempt_that_is_cleared_can_neither_start_nor_report(dsn
         (answer,) = await world.start(old)
         assert "history" in answer.reason
         assert await world.end(old, OutcomeKind.FAILED) == {old[0].token: Verdict.REFUSED}
-        assert await world.store.transact(rescue_stuck, world.graphs, 10) == 0
+        assert await world.store.transact(rescue_stuck, world.graphs, world.daemon, [], 10) == Stuck(taken_back=0)
         await world.judge()
         (new,) = await world.admit()
         assert (new.try_number, new.max_tries) == (2, 2)

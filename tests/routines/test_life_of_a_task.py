@@ -5,7 +5,7 @@ import pytest
 from scheduler.commands import CommandError
 from scheduler.model import Dag, OutcomeKind, RetryPolicy, Task, TaskKind, TriggerRule
 from scheduler.procedures.settle import Verdict
-from scheduler.routines.rescue import rescue_lost, rescue_stuck
+from scheduler.routines.rescue import Stuck, rescue_lost, rescue_stuck
 from scheduler.routines.start_runs import start_queued_runs
 from scheduler.routines.time_out_runs import time_out_due_runs
 from scheduler.store import seats
@@ -148,13 +148,16 @@ async def test_a_task_that_loses_three_workers_fails(dsn: str) -> None:
 async def test_an_attempt_nobody_started_is_taken_back_after_a_while(dsn: str) -> None:
     async with open_world(dsn) as world:
         await world.put(chain(1))
+        world.later(seconds=0)  # from now on time passes as the test has it
         await world.trigger("chain")
         (old,) = await world.admit()
-        assert await world.store.transact(rescue_stuck, world.graphs, 10) == 0
+        assert await world.store.transact(rescue_stuck, world.graphs, world.daemon, [], 10) == Stuck(taken_back=0)
         world.later(seconds=14)
-        assert await world.store.transact(rescue_stuck, world.graphs, 10) == 0, "patience is 20 s"
+        assert await world.store.transact(rescue_stuck, world.graphs, world.daemon, [], 10) == Stuck(taken_back=0), (
+            "patience is 20 s"
+        )
         world.later(seconds=7)
-        assert await world.store.transact(rescue_stuck, world.graphs, 10) == 1
+        assert await world.store.transact(rescue_stuck, world.graphs, world.daemon, [], 10) == Stuck(taken_back=1)
         (new,) = await world.admit()
         assert new.token != old.token
         assert not (await world.start([old]))[0].accepted
@@ -366,4 +369,4 @@ async def test_a_lost_attempt_of_a_dead_daemon_is_taken_back_at_once(dsn: str) -
         await world.trigger("chain")
         await world.admit()
         await seats.leave(world.store, world.daemon)
-        assert await world.store.transact(rescue_stuck, world.graphs, 10) == 1
+        assert await world.store.transact(rescue_stuck, world.graphs, world.daemon, [], 10) == Stuck(taken_back=1)

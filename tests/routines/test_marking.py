@@ -69,7 +69,7 @@ async def test_a_running_task_gets_its_mark_when_its_attempt_has_ended(dsn: str,
         assert await mark(world, "chain", run, SUCCESS, "t0") == {"t0": "success"}
         await world.judge()
         assert await world.states(run) == {"t0": "running", "t1": "none"}, "what is below never overlaps it"
-        assert (await world.advance(old)).answers is None
+        assert not (await world.advance(old)).answers
         assert await world.end(old, kind, result='"no"') == {old[0].token: Verdict.REFUSED}
         await world.judge()
         assert await world.states(run) == {"t0": "success", "t1": "scheduled"}

@@ -1,10 +1,18 @@
 """From the end of a task to the queueing of those below it in one transaction: the same results as the long way."""
 
-import pytest
+import uuid
+from collections import Counter
+from functools import partial
 
+import pytest
+import sqlalchemy as sa
+
+from scheduler.executors.base import Berth
 from scheduler.model import Dag, OutcomeKind, Task, TaskKind
+from scheduler.procedures.advance import Look
 from scheduler.procedures.settle import Verdict
-from scheduler.store import runs
+from scheduler.routines.record_outcomes import advance_runs
+from scheduler.store import runs, tables, tasks
 from scheduler.store.locks import Lock
 from scheduler.store.writer import Transaction, writer
 from tests.world import NEVER, chain, fan, open_world
@@ -14,15 +22,16 @@ async def test_a_chain_goes_from_end_to_end_without_an_event(dsn: str) -> None:
     async with open_world(dsn) as world:
         await world.put(chain(4))
         run = await world.trigger("chain")
-        workloads = await world.admit()
+        workloads = await world.admit(starts=True)
         for i in range(4):
             assert [one.task_id for one in workloads] == [f"t{i}"]
-            (answer,) = await world.start(workloads)
-            assert answer.inputs == ({f"t{i - 1}": i} if i else {})
+            assert (await world.states(run))[f"t{i}"] == "running"
+            assert workloads[0].inputs == ({f"t{i - 1}": i} if i else {})
+            assert workloads[0].worker == world.worker
             done = await world.advance(workloads, result=str(i + 1))
             assert done.answers == {workloads[0].token: Verdict.ACCEPTED}
             assert await world.rows("SELECT * FROM event") == []
-            workloads = list(done.workloads)
+            workloads = list(done.placed.workloads)
         assert done.finished
         assert await world.run_state(run) == "success"
 
@@ -34,11 +43,10 @@ async def test_a_fan_out_respects_every_limit(dsn: str) -> None:
         workloads = await world.admit()
         await world.start(workloads)
         done = await world.advance(workloads)
-        assert len(done.workloads) == 7
+        assert len(done.placed.workloads) == 7
         assert await world.admit() == []
-        await world.start(done.workloads[:3])
-        more = await world.advance(done.workloads[:3])
-        assert more.workloads == (), "others wait: they are admitted by priority, all together"
+        more = await world.advance(done.placed.workloads[:3])
+        assert more.placed.workloads == (), "others wait: they are admitted by priority, all together"
         assert len(await world.admit()) == 3
 
 
@@ -49,9 +57,9 @@ async def test_slots_of_the_executor_bound_it(dsn: str) -> None:
         workloads = await world.admit()
         await world.start(workloads)
         done = await world.advance(workloads, slots=2)
-        assert len(done.workloads) == 2
+        assert len(done.placed.workloads) == 2
         assert sorted((await world.states(run)).values()) == sorted(
-            ["success", "queued", "queued", "scheduled", "scheduled", "scheduled", "none"]
+            ["success", "running", "running", "scheduled", "scheduled", "scheduled", "none"]
         )
 
 
@@ -63,7 +71,7 @@ async def test_a_pool_gives_the_slots_of_what_ends_to_what_follows(dsn: str) -> 
         await world.trigger("d")
         workloads = await world.admit()
         await world.start(workloads)
-        assert [one.task_id for one in (await world.advance(workloads)).workloads] == ["b"]
+        assert [one.task_id for one in (await world.advance(workloads)).placed.workloads] == ["b"]
 
 
 async def test_a_branch_is_applied(dsn: str) -> None:
@@ -78,7 +86,7 @@ async def test_a_branch_is_applied(dsn: str) -> None:
         workloads = await world.admit()
         await world.start(workloads)
         await world.advance(workloads, decision={"followed": ["b"]})
-        assert await world.states(run) == {"pick": "success", "a": "skipped", "b": "queued"}
+        assert await world.states(run) == {"pick": "success", "a": "skipped", "b": "running"}
 
 
 async def test_events_that_wait_send_it_the_long_way(dsn: str) -> None:
@@ -90,7 +98,7 @@ async def test_events_that_wait_send_it_the_long_way(dsn: str) -> None:
         first, second = await world.admit()
         await world.start([first, second])
         await world.end([first])
-        assert (await world.advance([second])).answers is None
+        assert not (await world.advance([second])).answers
         await world.end([second])
         await world.judge()
         assert (await world.states(run))["last"] == "scheduled"
@@ -111,7 +119,7 @@ async def test_a_held_run_sends_it_the_long_way_without_waiting(dsn: str) -> Non
             seen.append((await other.bridge.call_trio(world.advance, workloads)).answers)
 
         await other.store.transact(holds_the_run)
-        assert seen == [None]
+        assert seen == [{}]
 
 
 async def test_a_revoked_attempt_is_not_ended_by_it(dsn: str) -> None:
@@ -121,7 +129,7 @@ async def test_a_revoked_attempt_is_not_ended_by_it(dsn: str) -> None:
         workloads = await world.admit()
         await world.start(workloads)
         await world.end(workloads, OutcomeKind.LOST)
-        assert (await world.advance(workloads)).answers is None
+        assert not (await world.advance(workloads)).answers
         assert await world.end(workloads) == {workloads[0].token: Verdict.REFUSED}
 
 
@@ -136,7 +144,7 @@ async def test_a_paused_dag_goes_the_long_way(dsn: str, paused: bool) -> None:
         if not paused:
             await world.judge()
         done = await world.advance(workloads)
-        assert (done.answers is None) == paused
+        assert bool(done.answers) != paused
 
 
 @pytest.mark.parametrize("short", [True, False])
@@ -155,8 +163,139 @@ async def test_events_that_one_daemon_takes_in_make_the_pictures_of_the_others_o
         await one.judge()
         if short:
             done = await two.advance(workloads[2:])
-            assert [work.task_id for work in done.workloads] == ["last"]
+            assert [work.task_id for work in done.placed.workloads] == ["last"]
         else:
             await two.end(workloads[2:])
             await two.judge()
             assert (await two.states(run))["last"] == "scheduled"
+
+
+async def test_what_must_not_run_twice_asks_before_it_starts(dsn: str) -> None:
+    """An attempt that never began must not be taken for one that did: it is only queued when it is handed over."""
+    async with open_world(dsn) as world:
+        await world.put(chain(2, rerun_when_lost=False))
+        run = await world.trigger("chain")
+        workloads = await world.admit(starts=True)
+        assert (workloads[0].inputs, workloads[0].worker) == (None, None)
+        assert (await world.states(run))["t0"] == "queued"
+        assert [answer.accepted for answer in await world.start(workloads)] == [True]
+        done = await world.advance(workloads, result="1")
+        assert (await world.states(run))["t1"] == "queued"
+        (answer,) = await world.start(done.placed.workloads)
+        assert answer.inputs == {"t0": 1}
+
+
+async def test_a_started_try_forgets_what_the_one_before_returned(dsn: str) -> None:
+    async with open_world(dsn) as world:
+        await world.put(chain(1))
+        await world.trigger("chain")
+        (first,) = await world.admit(starts=True)
+        key = world.whereabouts[first.token].key
+        server = await world.rows("SELECT * FROM xcom")
+        assert server == []
+        await world.end([first], OutcomeKind.LOST)
+        await world.judge()
+
+        @writer(Lock.TASK_INSTANCE)
+        async def leaves_a_result(tx: Transaction) -> None:
+            await tx.lock(tasks.LOCK_KEYS, keys=[key])
+            insert = sa.text("INSERT INTO xcom (ti_id, key, value) VALUES (:key, 'return_value', '1')")
+            await tx.write_satellite(tables.xcom, [key], insert, {"key": key})
+
+        await world.store.transact(leaves_a_result)
+        (second,) = await world.admit(starts=True)
+        assert second.token != first.token
+        assert await world.rows("SELECT * FROM xcom") == []
+
+
+async def test_one_run_that_is_held_does_not_hold_up_the_others(dsn: str) -> None:
+    async with open_world(dsn) as world, open_world(dsn) as other:
+        await world.put(chain(2))
+        for name in ("one", "two"):
+            await world.trigger("chain", run_id=name)
+        workloads = await world.admit(starts=True)
+        mine = {one.run_id: one for one in workloads}
+        seen = []
+
+        @writer(Lock.DAG_RUN)
+        async def holds_one_run(tx: Transaction) -> None:
+            keys = [row["id"] for row in await runs.find(tx, run_id="one", dag_id=None)]
+            await tx.lock(runs.LOCK_RUN, keys=keys)
+            seen.append(await other.bridge.call_trio(world.advance, workloads))
+
+        await other.store.transact(holds_one_run)
+        (done,) = seen
+        assert set(done.answers) == {mine["two"].token}
+        assert [(one.run_id, one.task_id) for one in done.placed.workloads] == [("two", "t1")]
+        assert await world.states("one") == {"t0": "running", "t1": "none"}
+
+
+async def test_a_plan_that_another_daemon_has_made_old_is_not_carried_out(dsn: str) -> None:
+    async with open_world(dsn) as one, open_world(dsn) as two:
+        await one.put(fan(2))
+        run = await one.trigger("fan")
+        await one.round()
+        first, second = await one.admit(starts=True)
+        turn = await one.plan([first])
+        two.whereabouts.update(one.whereabouts)
+        assert (await two.advance([second])).answers
+        done = await one.take(turn)
+        assert (done.answers, len(done.stale)) == ({}, 1)
+        again = await one.advance([first])
+        assert [work.task_id for work in again.placed.workloads] == ["last"]
+        assert (await one.states(run))["last"] == "running"
+
+
+async def test_attempts_go_where_most_room_is(dsn: str) -> None:
+    async with open_world(dsn) as world:
+        await world.put(fan(5))
+        await world.trigger("fan")
+        workloads = await world.admit(starts=True)
+        turn = await world.plan(workloads)
+        small, large = str(uuid.uuid4()), str(uuid.uuid4())
+        berths = [Berth(worker_id=large, hostname="l", free=4), Berth(worker_id=small, hostname="s", free=2)]
+        done = await world.store.transact(advance_runs, world.graphs, world.pictures, turn, world.place, berths, None)
+        assert Counter(one.worker for one in done.placed.workloads) == {large: 4, small: 1}
+        rows = await world.rows("SELECT worker, hostname, state FROM attempt WHERE worker <> :mine", mine=world.worker)
+        assert Counter((row["worker"], row["hostname"], row["state"]) for row in rows) == {
+            (large, "l", "running"): 4,
+            (small, "s", "running"): 1,
+        }
+
+
+async def test_those_who_wait_and_those_who_have_just_become_ready_go_by_priority(dsn: str) -> None:
+    """Three slots: the urgent task that has just become ready, then the two that have waited longest."""
+    async with open_world(dsn) as world:
+        below = (Task(task_id="urgent", upstream=("a",), priority_weight=9), Task(task_id="z", upstream=("a",)))
+        await world.put(Dag(dag_id="d", schedule=NEVER, tasks=(Task(task_id="a"), *below)), fan(4))
+        first = await world.trigger("d")
+        running = await world.admit(starts=True)
+        run = await world.trigger("fan")
+        (head,) = await world.admit(starts=True)
+        await world.advance([head], slots=0)
+        done = await world.advance(running, slots=3, look=Look())
+        assert [one.task_id for one in done.placed.workloads] == ["urgent", "z", "m0"]
+        assert (done.seen, done.passed_over, done.looked_at_all) == (4, True, True)
+        assert await world.states(first) == {"a": "success", "urgent": "running", "z": "running"}
+        assert Counter((await world.states(run)).values()) == {"success": 1, "running": 1, "scheduled": 3, "none": 1}
+
+
+async def test_who_waits_in_a_run_that_somebody_holds_is_left_to_admission(dsn: str) -> None:
+    async with open_world(dsn) as world, open_world(dsn) as other:
+        await world.put(chain(2), fan(2))
+        await world.trigger("fan", run_id="held")
+        (head,) = await world.admit(starts=True)
+        await world.advance([head], slots=0)
+        await world.trigger("chain", run_id="mine")
+        mine = [one for one in await world.admit(slots=3, starts=True) if one.run_id == "mine"]
+        seen = []
+
+        @writer(Lock.DAG_RUN)
+        async def holds_a_waiting_run(tx: Transaction) -> None:
+            keys = [row["id"] for row in await runs.find(tx, run_id="held", dag_id=None)]
+            await tx.lock(runs.LOCK_RUN, keys=keys)
+            seen.append(await other.bridge.call_trio(partial(world.advance, mine, look=Look())))
+
+        assert len(mine) == 1
+        await other.store.transact(holds_a_waiting_run)
+        assert [one.task_id for one in seen[0].placed.workloads] == ["t1"]

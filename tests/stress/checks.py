@@ -442,7 +442,7 @@ async def an_end_is_recorded_once(server: Server, dsn: str) -> None:
             )
             await world.judge()
             assert (await world.states(run))["t0"] == "success"
-            below = [*advanced.workloads, *await world.admit()]
+            below = [*advanced.placed.workloads, *await world.admit()]
             assert [one.task_id for one in below] == ["t1"], "queued once"
             await world.start(below)
             await world.end(below)

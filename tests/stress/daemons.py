@@ -214,12 +214,12 @@ async def open_daemon(
             CreateRuns(store=store, graphs=graphs),
             StartRuns(store=store, graphs=graphs),
             ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
-            EnqueueTasks(store=store, graphs=graphs, dispatch=dispatch),
+            EnqueueTasks(store=store, graphs=graphs, pictures=pictures, dispatch=dispatch),
             StartAttempts(store=store, graphs=graphs, executor=executor),
             RecordOutcomes(store=store, graphs=graphs, pictures=pictures, executor=executor, dispatch=dispatch),
             CancelAttempts(store=store, executor=executor),
             TimeOutRuns(store=store),
-            Rescue(store=store, graphs=graphs, steadiness=steadiness),
+            Rescue(store=store, graphs=graphs, steadiness=steadiness, dispatch=dispatch),
             Heartbeat(store=store, executor=executor, clock=clock, seat=seat),
         ]
         supervisor = Supervisor(routines, switchboard=switchboard, gate=Gate(store.probe), instrument=steps)

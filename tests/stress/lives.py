@@ -15,7 +15,7 @@ from scheduler.model import Dag, OutcomeKind, RunState, Task, TaskState
 from scheduler.routines.create_runs import create_due_runs
 from scheduler.routines.load_dags import forget_files, store_file
 from scheduler.routines.prune import purge_runs, purge_seats
-from scheduler.routines.rescue import rescue_lost, rescue_stuck
+from scheduler.routines.rescue import Stuck, rescue_lost, rescue_stuck
 from scheduler.routines.start_runs import start_queued_runs
 from scheduler.routines.time_out_runs import time_out_due_runs
 from scheduler.store import seats
@@ -112,7 +112,7 @@ async def test_workers_die_together_and_seats_are_cleared_away(dsn: str) -> None
         world.later(seconds=16)
         assert await world.store.transact(rescue_lost, world.graphs, 10) == 4
         world.later(seconds=10)
-        assert await world.store.transact(rescue_stuck, world.graphs, 10) == 1
+        assert await world.store.transact(rescue_stuck, world.graphs, world.daemon, [], 10) == Stuck(taken_back=1)
         again = await world.admit()
         await world.start(again)
         await world.end(again, result='"again"')
@@ -155,9 +155,9 @@ async def test_the_short_way_beside_other_runs(dsn: str) -> None:
         workloads = await world.admit()
         await world.start(workloads)
         done = await world.advance(workloads[:3], result="1")
-        assert done.answers is not None
-        await world.start(done.workloads)
-        assert (await world.advance(done.workloads, result="2")).answers is not None
+        assert len(done.answers) == 3
+        below = done.placed.workloads
+        assert len((await world.advance(below, result="2")).answers) == len(below)
         await world.end(workloads[3:], OutcomeKind.FAILED, result='"not kept"')
         await world.judge()
 

@@ -1,0 +1,87 @@
+"""How much of each limit is in use: read in one statement, after the owners of the limits have been locked."""
+
+from collections.abc import Collection, Mapping
+
+import sqlalchemy as sa
+from attrs import frozen
+
+from scheduler.store.pools import EVERYTHING
+from scheduler.store.writer import Reading
+
+_RUNS = (
+    "SELECT r.id AS run_pk, CAST(NULL AS text) AS pool, r.seq, 0 AS slots,"
+    " (SELECT count(*) FROM task_instance a WHERE a.run_pk = r.id AND a.state IN ('queued', 'running', 'restarting'))"
+    " AS used,"
+    " d.is_paused OR EXISTS"
+    " (SELECT FROM event e WHERE e.run_pk = r.id AND e.due_at <= :now AND e.kind <> 'timeout') AS flag"
+    " FROM dag_run r JOIN dag d ON d.id = r.dag_pk"
+    " WHERE r.id = ANY(:runs) AND r.state = 'running' AND r.verdict IS NULL"
+)
+_POOLS = (
+    " UNION ALL SELECT NULL, p.name, 0, p.slots, coalesce(u.slots, 0), false FROM pool p LEFT JOIN"
+    " (SELECT pool, sum(pool_slots) AS slots FROM task_instance"
+    " WHERE state IN ('queued', 'running', 'restarting') GROUP BY pool) u"
+    " ON u.pool = p.name WHERE p.name = ANY(:pools)"
+    " UNION ALL SELECT NULL, '*', 0, p.slots,"
+    " (SELECT count(*) FROM task_instance WHERE state IN ('queued', 'running', 'restarting')),"
+    " EXISTS (SELECT FROM task_instance WHERE state = 'scheduled') FROM pool p WHERE p.name = '*'"
+)
+_OF_RUNS = sa.text(_RUNS)
+_OF_RUNS_AND_POOLS = sa.text(_RUNS + _POOLS)
+
+
+@frozen(kw_only=True)
+class RunUse:
+    """A running run without a verdict."""
+
+    seq: int
+    active: int
+    """How many of its instances have an attempt."""
+    hindered: bool
+    """Its dag is paused, or events wait to be judged: it goes the long way."""
+
+
+@frozen(kw_only=True)
+class PoolUse:
+    """Slots of a pool, -1 for no limit, and how many are taken."""
+
+    slots: int
+    used: int
+
+
+@frozen(kw_only=True)
+class Usage:
+    """What was asked for and exists."""
+
+    runs: Mapping[int, RunUse]
+    pools: Mapping[str, PoolUse]
+    everything: PoolUse | None
+    """The limit of the installation; None if pools were not asked for."""
+    somebody_waits: bool
+    """Some instance is scheduled and has no slot."""
+
+
+async def in_use(tx: Reading, runs: Collection[int], pools: Collection[str] = ()) -> Usage:
+    """Use of these runs, and with `pools` of these pools and of the whole installation.
+
+    Runs that are not running, or have a verdict, are left out; so are pools that do not exist.
+    """
+    parameters = {"now": tx.now, "runs": sorted(runs)}
+    if pools:
+        rows = await tx.fetch(_OF_RUNS_AND_POOLS, {**parameters, "pools": sorted(set(pools) - {EVERYTHING})})
+    else:
+        rows = await tx.fetch(_OF_RUNS, parameters)
+    found_runs: dict[int, RunUse] = {}
+    found_pools: dict[str, PoolUse] = {}
+    everything = None
+    waits = False
+    for row in rows:
+        if row["run_pk"] is not None:
+            found_runs[row["run_pk"]] = RunUse(seq=row["seq"], active=row["used"], hindered=row["flag"])
+            continue
+        use = PoolUse(slots=row["slots"], used=int(row["used"]))
+        if row["pool"] == EVERYTHING:
+            everything, waits = use, row["flag"]
+        else:
+            found_pools[row["pool"]] = use
+    return Usage(runs=found_runs, pools=found_pools, everything=everything, somebody_waits=waits)
