@@ -8,6 +8,10 @@ from typing import Any
 import trio
 from attrs import define, field
 
+from scheduler.commands.clear import clear_tasks
+from scheduler.commands.mark import mark_tasks
+from scheduler.decisions.clearing import Selection
+from scheduler.model import TaskState
 from scheduler.routines.create_runs import create_due_runs
 from scheduler.routines.schedule_tasks import judge_runs
 from scheduler.store import pools, seats
@@ -111,7 +115,7 @@ class Storm:
 
     def _pick(self) -> tuple[Callable[[], Awaitable[Any]], str | None]:
         world, store = self.world, self.world.store
-        kind = self._random.randrange(6)
+        kind = self._random.randrange(8)
         if kind <= 1:
             self._made += 1
             key = f"run-{self.seed}-{self._made}"
@@ -123,6 +127,12 @@ class Storm:
         if kind == 4:
             name = f"pool{self._random.randrange(10)}"
             return (lambda: store.transact(pools.write_pool, name, 5, None)), None
+        if kind in (5, 6):
+            # any three runs, as far as there are so many
+            some = [self._random.randint(1, max(3, self._made)) for _ in range(3)]
+            if kind == 5:
+                return (lambda: store.transact(clear_tasks, world.graphs, some, Selection())), None
+            return (lambda: store.transact(mark_tasks, world.graphs, some, Selection(), TaskState.SKIPPED)), None
         return (lambda: seats.beat(store, world.daemon)), None
 
     async def wrong(self) -> str:

@@ -70,6 +70,11 @@ class InstantExecutor:
     def __attrs_post_init__(self) -> None:
         self._random = random.Random(self.seed)
 
+    def call(self, switchboard: Switchboard) -> None:
+        """As a worker that has outlived its daemon: whatever was not answered or acknowledged is said again."""
+        self.switchboard = switchboard
+        self.switchboard.poke(TOPICS.worker_changed, TOPICS.start_requested, TOPICS.outcome_reported, TOPICS.slot_freed)
+
     def free_slots(self) -> int:
         return self.slots - len(self._given)
 
@@ -196,14 +201,25 @@ class Daemon:
 
 @asynccontextmanager
 async def open_daemon(
-    bridge: Bridge, dsn: str, folder: Path, *, ledger: Ledger, number: int, connections: int = 5
+    bridge: Bridge,
+    dsn: str,
+    folder: Path,
+    *,
+    ledger: Ledger,
+    number: int,
+    connections: int = 5,
+    heir_of: Daemon | None = None,
 ) -> AsyncIterator[Daemon]:
-    """A running daemon, without the routines that read files or start processes."""
+    """A running daemon, without the routines that read files or start processes.
+
+    `heir_of`: a daemon that is dead, whose home and worker it takes over.
+    """
     switchboard, graphs, clock = Switchboard(), Graphs(), SystemClock()
     async with open_store(bridge, dsn, connections=connections, reserved=2, poke=switchboard.poke) as store:
         store.stepper = ledger
-        executor = InstantExecutor(switchboard, seed=number)
-        seat = Seat(uuid=str(uuid.uuid4()), kind="daemon", hostname="h", pid=number, home=f"/daemon-{number}")
+        executor = InstantExecutor(switchboard, seed=number) if heir_of is None else heir_of.executor
+        home = f"/daemon-{number}" if heir_of is None else heir_of.seat.home
+        seat = Seat(uuid=str(uuid.uuid4()), kind="daemon", hostname="h", pid=number, home=home)
         await store.transact(seats.take_seat, seat)
         sources = PinnedSources(folder)
         place = Place(daemon=seat.uuid, logs=folder, source_path=sources.path, dags_dir=folder)
@@ -225,5 +241,6 @@ async def open_daemon(
         supervisor = Supervisor(routines, switchboard=switchboard, gate=Gate(store.probe), instrument=steps)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervisor.run)
+            executor.call(switchboard)
             yield Daemon(store, executor, Commands(graphs=graphs), steps, seat)
             nursery.cancel_scope.cancel()

@@ -6,8 +6,8 @@ the order, and nothing is lost or done twice.
 """
 
 import hashlib
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -64,28 +64,48 @@ async def unfinished(tx: Reading) -> int:
     return int(row["n"])
 
 
-async def play(dsn: str, folder: Path, drawn: Sequence[int]) -> tuple[list[str], Ledger, list[Daemon]]:
+async def play(dsn: str, folder: Path, drawn: Sequence[int], dies_after: int) -> tuple[list[str], Ledger, list[Daemon]]:
+    """Two daemons; after so many commits the first one ends at once, and a third adopts its worker and attempts."""
     async with open_bridge() as bridge:
         delays = Delays(bridge, list(reversed(drawn)))
-        async with AsyncExitStack() as stack:
-            two = []
-            for n in range(2):
-                one = await stack.enter_async_context(open_daemon(bridge, dsn, folder, ledger=delays.ledger, number=n))
+        everybody: list[Daemon] = []
+
+        @asynccontextmanager
+        async def daemon(number: int, heir_of: Daemon | None = None) -> AsyncIterator[Daemon]:
+            opened = open_daemon(bridge, dsn, folder, ledger=delays.ledger, number=number, heir_of=heir_of)
+            async with opened as one:
                 one.store.stepper = delays
-                two.append(one)
-            await two[0].store.transact(store_file, "dags.py", loaded(*some_dags()), frozenset({"dags.py"}))
-            async with trio.open_nursery() as nursery:
+                everybody.append(one)
+                yield one
+
+        async with trio.open_nursery() as nursery, daemon(1) as second:
+            death, dead = trio.Event(), trio.Event()
+
+            async def first(task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+                async with daemon(0):
+                    task_status.started()
+                    await death.wait()
+                dead.set()
+
+            await nursery.start(first)
+            await second.store.transact(store_file, "dags.py", loaded(*some_dags()), frozenset({"dags.py"}))
+            async with trio.open_nursery() as operators:
                 for n, dag in enumerate(some_dags() * 2):
-                    one = two[n % 2]
-
-                    async def trigger(one: Daemon = one, dag_id: str = dag.dag_id) -> None:
-                        await one.commands.trigger(one.store, dag_id=dag_id, conf=None, logical_date=None)
-
-                    nursery.start_soon(trigger)
+                    operators.start_soon(trigger, everybody[n % 2], dag.dag_id)
             with trio.fail_after(PATIENCE_S):
-                while await two[0].store.read(unfinished):
-                    await trio.sleep(0.02)
-        return delays.order, delays.ledger, two
+                while len(delays.order) < dies_after and await second.store.read(unfinished):
+                    await trio.sleep(0.001)
+            death.set()
+            await dead.wait()
+            async with daemon(2, heir_of=everybody[1]):
+                with trio.fail_after(PATIENCE_S):
+                    while await second.store.read(unfinished):
+                        await trio.sleep(0.02)
+        return delays.order, delays.ledger, everybody
+
+
+async def trigger(one: Daemon, dag_id: str) -> None:
+    await one.commands.trigger(one.store, dag_id=dag_id, conf=None, logical_date=None)
 
 
 @pytest.mark.stress
@@ -93,10 +113,10 @@ def test_whatever_the_order_every_run_ends_and_no_lock_is_taken_against_it(serve
     @settings(
         max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=False
     )
-    @given(delays)
-    def example(drawn: list[int]) -> None:
+    @given(delays, st.integers(8, 60))
+    def example(drawn: list[int], dies_after: int) -> None:
         with server.database() as dsn:
-            order, ledger, two = trio.run(play, dsn, tmp_path, drawn)
+            order, ledger, two = trio.run(play, dsn, tmp_path, drawn, dies_after)
             name = dsn.split("/")[3].split("?")[0]
             ended = server.sql("SELECT count(*) FROM dag_run WHERE state IN ('success', 'failed')", name)
             doubled = "SELECT count(*) FROM (SELECT ti_id, try_number FROM attempt WHERE state IN ('success', 'failed',"
@@ -112,6 +132,7 @@ def test_whatever_the_order_every_run_ends_and_no_lock_is_taken_against_it(serve
 
     example()
     tell(
-        "drawn schedules", f"{sum(SEEN.values())} examples of two whole daemons, {len(SEEN)} distinct orders of commits"
+        "drawn schedules",
+        f"{sum(SEEN.values())} examples of two whole daemons and an heir, {len(SEEN)} distinct orders of commits",
     )
     assert len(SEEN) > EXAMPLES // 2, "the draws make no difference"

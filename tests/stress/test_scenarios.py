@@ -1,8 +1,7 @@
 """S1 to S11: the situations in which schedulers have been seen to deadlock, played with this project's own code.
 
 Each ends with: nothing open, no lock held, PostgreSQL's counter of deadlocks at 0, all orders of locks one acyclic
-graph. Clearing and marking tasks, assets and deferred tasks do not exist yet; where a scenario is about them, its
-docstring says what stands in.
+graph. Assets and deferred tasks do not exist yet; where a scenario is about them, its docstring says what stands in.
 """
 
 import asyncio
@@ -10,7 +9,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,13 @@ import trio
 from attrs import evolve
 
 from nurseries.bridge import open_bridge
-from scheduler.commands import CommandError
+from scheduler.commands import Choice, CommandError
 from scheduler.commands.cancel import cancel_runs
+from scheduler.commands.clear import clear_tasks
+from scheduler.commands.mark import mark_tasks
 from scheduler.commands.pools import set_parallelism
-from scheduler.model import OutcomeKind, RetryPolicy, Task
+from scheduler.decisions.clearing import Selection
+from scheduler.model import OutcomeKind, RetryPolicy, Task, TaskState
 from scheduler.routines.create_runs import create_due_runs
 from scheduler.routines.prune import purge_runs, purge_seats
 from scheduler.routines.rescue import rescue_lost, rescue_stuck
@@ -158,7 +160,7 @@ async def test_s3_a_scheduling_pass_over_a_run_while_workers_start_finish_and_re
         assert await all_ended(one)
 
 
-async def test_s4_time_outs_ends_cancels_and_rescues_meet(server: Server, dsn: str) -> None:
+async def test_s4_time_outs_ends_cancels_clears_and_rescues_meet(server: Server, dsn: str) -> None:
     """One owner for each state; rows that were skipped are revisited, so every run comes to its end."""
     async with stage(server, dsn) as (one, two):
         await one.put(*five(dagrun_timeout=30))
@@ -169,11 +171,14 @@ async def test_s4_time_outs_ends_cancels_and_rescues_meet(server: Server, dsn: s
         await one.start(workloads[::2])
         one.later(seconds=31)
         two.now = one.now
-        some = (await keys(one))[:6]
+        everything = await keys(one)
+        some, others, more = everything[:6], everything[4:12], everything[8:]
         await together(
             lambda: one.store.transact(time_out_due_runs, 3),
             lambda: two.store.transact(time_out_due_runs, 10),
             lambda: one.store.transact(cancel_runs, some),
+            lambda: two.store.transact(clear_tasks, two.graphs, others[::-1], Selection()),
+            lambda: one.store.transact(mark_tasks, one.graphs, more, Selection(), TaskState.SUCCESS),
             lambda: two.end(workloads[::4], OutcomeKind.FAILED),
             lambda: one.end(workloads[2::4]),
             lambda: two.store.transact(rescue_stuck, two.graphs, two.daemon, [], 10),
@@ -184,7 +189,10 @@ async def test_s4_time_outs_ends_cancels_and_rescues_meet(server: Server, dsn: s
             await one.store.transact(time_out_due_runs, 10)
             await one.end(workloads[::2], OutcomeKind.FAILED, reason="cancelled")
             await one.judge()
-        assert await all_ended(one)
+        assert await one.rows("SELECT 1 FROM task_instance WHERE state IN ('running', 'restarting')") == []
+        await one.store.transact(clear_tasks, one.graphs, everything, Selection())
+        await together(lambda: work(one, until=lambda: all_ended(one)), lambda: work(two, until=lambda: all_ended(two)))
+        assert await one.rows("SELECT 1 FROM dag_run WHERE state <> 'success'") == [], "cleared, all of them run again"
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -233,28 +241,33 @@ async def test_s5_every_housekeeping_routine_runs_twice_at_once(server: Server, 
 
 
 async def test_s6_bulk_actions_meet_the_scheduler(server: Server, dsn: str) -> None:
-    """A thousand tasks are cancelled in one command while they are scheduled, started and ended.
-
-    Marking and clearing do not exist yet; cancelling is the bulk action there is.
-    """
+    """A thousand tasks are marked, cleared and cancelled, each in one command, while they are scheduled and run."""
     async with stage(server, dsn) as (one, two):
-        await one.put(*(fan(48, f"wide{i}", max_active_tasks=50) for i in range(4)))
-        for n in range(20):
-            await one.trigger(f"wide{n % 4}")
+        await one.put(fan(48, "wide", max_active_tasks=50, max_active_runs=20))
+        start = datetime(2026, 1, 1, tzinfo=UTC)
+        first, *_ = [await one.trigger("wide", logical_date=start + timedelta(days=n)) for n in range(20)]
         enough = trio.Event()
 
-        async def cancel() -> None:
-            while len(await two.rows("SELECT 1 FROM task_instance WHERE state = 'success' LIMIT 30")) < 30:
+        async def some_succeeded(many: int) -> None:
+            while len(await two.rows(f"SELECT 1 FROM attempt WHERE state = 'success' LIMIT {many}")) < many:
                 await trio.sleep(0.01)
+
+        async def act() -> None:
+            everything = Choice(dag_id="wide", run_id=first, future=True)
+            await some_succeeded(30)
+            marked = await two.commands.mark(two.store, choice=everything, state=TaskState.SKIPPED)
+            assert sum(len(run.tasks) for run in marked) >= 900
+            cleared = await two.commands.clear(two.store, choice=everything)
+            assert sum(len(run.tasks) for run in cleared) >= 900
+            await some_succeeded(60)
             unfinished = await keys(two, "state IN ('queued', 'running')")
-            assert len(unfinished) * 50 >= 900
             await two.store.transact(cancel_runs, unfinished)
             enough.set()
 
         async def busy() -> bool:
             return enough.is_set()
 
-        await together(cancel, lambda: work(one, until=busy))
+        await together(act, lambda: work(one, until=busy))
         await work(one, until=lambda: all_ended(one))
 
 
@@ -301,11 +314,16 @@ async def test_s7_a_cancel_at_every_statement_of_every_transaction_on_the_way(se
             await world.judge()
             assert await world.states(run) == {"t0": "success", "t1": "scheduled"}
             unfinished = await keys(world, "state = 'running'")
-            _, fifth = await cancelled(lambda r=unfinished: world.store.transact(cancel_runs, r), n)
-            more = any((first, second, third, fourth, fifth))
+            done, fifth = await cancelled(
+                lambda r=unfinished: world.store.transact(clear_tasks, world.graphs, r, Selection()), n
+            )
+            assert [len(one.tasks) for one in done if one.run_id == run] == [2]
+            assert await world.states(run) == {"t0": "none", "t1": "none"}
+            _, sixth = await cancelled(lambda r=unfinished: world.store.transact(cancel_runs, r), n)
+            more = any((first, second, third, fourth, fifth, sixth))
         assert checked_out(world.store) == 0
         assert not world.bridge.error_counts
-    tell("scenarios", f"S7: {cancels} cancels, one at each statement of five writers")
+    tell("scenarios", f"S7: {cancels} cancels, one at each statement of six writers")
 
 
 async def test_s8_the_schema_is_locked_and_changed_under_full_load(server: Server, dsn: str, tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ from attrs import define, evolve, field
 from nurseries.bridge import open_bridge
 from scheduler.commands import CommandError
 from scheduler.commands.cancel import cancel_runs
-from scheduler.model import Dag
+from scheduler.commands.clear import clear_tasks
+from scheduler.commands.mark import mark_tasks
+from scheduler.decisions.clearing import FAILURES, Selection
+from scheduler.model import MARKS, Dag
 from scheduler.routines.load_dags import store_file
 from scheduler.routines.prune import purge_runs, purge_seats
 from scheduler.store.errors import Conflict
@@ -92,6 +95,13 @@ async def operate(one: Daemon, rng: random.Random, watch: Watch) -> None:
                 some = await one.store.read(running)
                 if some:
                     await one.store.transact(cancel_runs, rng.sample(some, min(3, len(some))))
+            elif kind < 0.86:
+                runs = await one.store.read(any_runs)
+                if rng.random() < 0.5:
+                    await one.store.transact(clear_tasks, one.commands.graphs, runs, Selection())
+                else:
+                    state = rng.choice(sorted(MARKS))
+                    await one.store.transact(mark_tasks, one.commands.graphs, runs, Selection(only=FAILURES), state)
             elif kind < 0.88:
                 await one.commands.pause(one.store, dag_id=rng.choice(names), paused=rng.random() < 0.3)
             elif kind < 0.92:
@@ -115,6 +125,11 @@ async def operate(one: Daemon, rng: random.Random, watch: Watch) -> None:
 
 async def running(tx: Reading) -> list[int]:
     rows = await tx.fetch(sa.text("SELECT id FROM dag_run WHERE state IN ('queued', 'running') ORDER BY id"))
+    return [row["id"] for row in rows]
+
+
+async def any_runs(tx: Reading) -> list[int]:
+    rows = await tx.fetch(sa.text("SELECT id FROM dag_run ORDER BY random() LIMIT 3"))
     return [row["id"] for row in rows]
 
 
