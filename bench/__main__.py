@@ -15,7 +15,7 @@ from typing import Any
 from attrs import asdict
 from rich.console import Console
 
-from bench import attempt, ceiling, daemons, end_to_end, machine, plot, scheduler_only, table
+from bench import attempt, ceiling, daemons, end_to_end, machine, memory, plot, scheduler_only, table
 from bench.daemon import Failed
 from bench.growth import measures as growth
 from bench.growth.sizes import NAMES as SIZES
@@ -27,9 +27,9 @@ from bench.peers import show as peers_show
 from bench.peers.shapes import Sizes as PeerSizes
 from bench.server import Server, running_server
 
-STARTUP, ATTEMPT, CEILING, SCHEDULER, DAEMONS = "startup", "attempt", "ceiling", "scheduler", "daemons"
-GROWTH, PEERS = "growth", "peers"
-ON_A_SERVER = (CEILING, SCHEDULER, DAEMONS)
+STARTUP, ATTEMPT, GROWTH, PEERS = "startup", "attempt", "growth", "peers"
+CEILING, SCHEDULER, DAEMONS, MEMORY = "ceiling", "scheduler", "daemons", "memory"
+ON_A_SERVER = (CEILING, SCHEDULER, DAEMONS, MEMORY)
 NAMES = (STARTUP, *end_to_end.MEASURES, ATTEMPT, *ON_A_SERVER, GROWTH, *growth.MEASURES, PEERS)
 RESULTS = Path(__file__).parent / "results"
 
@@ -46,6 +46,9 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="repetitions (default 3)")
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that everything works")
+    parser.add_argument(
+        "--instances", type=int, default=memory.INSTANCES, metavar="N", help="for memory; the goal is for 1000000"
+    )
     parser.add_argument(
         "--json", type=Path, default=RESULTS / "latest.local.json", metavar="PATH", help="result; .svg beside it"
     )
@@ -101,6 +104,7 @@ class Session:
     def __init__(self, chosen: argparse.Namespace, console: Console) -> None:
         self.wanted = _with_growth(chosen.only or NAMES) - _with_growth(chosen.without)
         self.quick: bool = chosen.quick
+        self.instances: int = chosen.instances
         self.repeat: int = chosen.repeat
         self.sizes: Sizes = chosen.sizes
         self.directory: Path = chosen.directory or default_directory()
@@ -166,6 +170,8 @@ class Session:
                     )
                 if DAEMONS in self.wanted:
                     self.attempt(DAEMONS, lambda: daemons.measure(server, place, self.report, quick=self.quick))
+                if MEMORY in self.wanted:
+                    self.attempt(MEMORY, lambda: memory.measure(server, place, self.report, instances=self.instances))
 
         self.attempt("a server", work)
 

@@ -111,22 +111,28 @@ async def _measure(dsn: str, rows: int, batch: int, synchronous_commit: str) -> 
         await connection.close()
 
 
+def rows_per_s(dsn: str, *, rows: int, batch: int, synchronous: str) -> float:
+    """Measure on a new database, in a process of its own. Raises Failed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.ceiling", dsn, str(rows), str(batch), synchronous],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise Failed(f"batch {batch}: {done.stderr[-2000:]}")
+    return float(json.loads(done.stdout)["rows_per_s"])
+
+
 def measure(server: Server, report: Report, *, quick: bool) -> None:
     """Every batch size, with commits waited for and not, each on a new database. Raises Failed."""
     for synchronous in ("on", "off"):
         for batch in BATCHES:
             rows = ROWS[batch] // (10 if quick else 1)
             with server.migrated("ceiling") as dsn:
-                done = subprocess.run(
-                    [sys.executable, "-m", "bench.ceiling", dsn, str(rows), str(batch), synchronous],
-                    cwd=ROOT,
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-            if done.returncode != 0:
-                raise Failed(f"batch {batch}: {done.stderr[-2000:]}")
-            report.add(f"ceiling_{synchronous}_{batch}", json.loads(done.stdout)["rows_per_s"], rows=rows)
+                found = rows_per_s(dsn, rows=rows, batch=batch, synchronous=synchronous)
+            report.add(f"ceiling_{synchronous}_{batch}", found, rows=rows)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 import trio
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, evolve, field, frozen
 
 from bench import dagfiles, processes
 from bench.counting import Counts
@@ -22,6 +23,7 @@ from bench.daemon import Failed
 from bench.machine import ROOT
 from bench.measure import Report
 from bench.server import Server
+from bench.split import splitting
 from nurseries.bridge import open_bridge
 from nurseries.notify import Notifier
 from nurseries.shutdown import Shutdown
@@ -39,6 +41,11 @@ from scheduler.store.writer import Reading
 
 SLOTS = 1_000
 """How many attempts the worker takes at once: it must not be what limits."""
+
+WARM_UP = 200
+"""Task instances."""
+MEASURED_TIMES = 2
+"""A shape is run once for its figures and once more to split its CPU."""
 
 PROGRAM = (sys.executable, "-m", "bench.scheduler_only")
 
@@ -88,6 +95,8 @@ class Cost:
     """How often each routine stepped."""
     by_statement: dict[str, int]
     seconds_by_statement: dict[str, float]
+    split: dict[str, Any] = field(factory=dict)
+    """The scheduler's own CPU by layer and routine, of the same work done once more under the eyes of `bench.split`."""
 
     @property
     def per_s(self) -> float:
@@ -177,7 +186,7 @@ class Bench:
 
     async def warm_up(self) -> None:
         """Every connection has seen every statement afterwards, as in a daemon that has run for a while."""
-        await self.run("runs", runs=20, tasks=200)
+        await self.run("runs", runs=WARM_UP // 10, tasks=WARM_UP)
 
     async def measure(self, shape: str, shapes: Shapes) -> Cost:
         """Run one shape. Raises Failed."""
@@ -290,12 +299,24 @@ def _start_worker(home: Home) -> subprocess.Popen[bytes]:
 
 
 async def measure_shape(
-    dsn: str, place: Path, shape: str, shapes: Shapes, *, server_pid: int | None = None, log_facts: bool = False
+    dsn: str,
+    place: Path,
+    shape: str,
+    shapes: Shapes,
+    *,
+    server_pid: int | None = None,
+    log_facts: bool = False,
+    with_split: bool = False,
 ) -> Cost:
-    """Run one shape, after a few others to warm up. Raises Failed."""
+    """Run one shape, after a few others to warm up; once more if its CPU is to be split. Raises Failed."""
     async with open_bench(dsn, place, shapes, server_pid=server_pid, log_facts=log_facts) as bench:
         await bench.warm_up()
-        return await bench.measure(shape, shapes)
+        cost = await bench.measure(shape, shapes)
+        if not with_split:
+            return cost
+        with splitting() as split:
+            again = await bench.measure(shape, shapes)
+        return evolve(cost, split=split.per_task(again.tasks))
 
 
 def measure(server: Server, place: Path, report: Report, *, quick: bool, shapes: Sequence[str] = SHAPES) -> None:
@@ -304,6 +325,7 @@ def measure(server: Server, place: Path, report: Report, *, quick: bool, shapes:
         here = place / shape
         here.mkdir(exist_ok=True)
         with server.migrated("scheduler") as dsn, (here / "log").open("wb") as log:
+            before = server.written()
             done = subprocess.run(
                 [*PROGRAM, dsn, str(here), shape, "quick" if quick else "full", str(server.pid)],
                 cwd=ROOT,
@@ -311,6 +333,7 @@ def measure(server: Server, place: Path, report: Report, *, quick: bool, shapes:
                 stderr=log,
                 check=False,
             )
+            written = {kind: value - before[kind] for kind, value in server.written().items()}
         if done.returncode != 0:
             raise Failed(f"{shape}: {(here / 'log').read_text()[-3000:]}")
         cost = json.loads(done.stdout)
@@ -326,6 +349,8 @@ def measure(server: Server, place: Path, report: Report, *, quick: bool, shapes:
             report.add(f"statements_{shape}", cost["statements"] / cost["tasks"])
             report.add(f"transactions_{shape}", cost["transactions"] / cost["tasks"])
             report.add(f"wal_{shape}", cost["wal_bytes"] / cost["tasks"])
+            everything = WARM_UP + MEASURED_TIMES * cost["tasks"]
+            report.add(f"disk_{shape}", sum(written.values()) / everything, tasks=everything, written=written)
             ceiling = report.measures.get("ceiling_on_100")
             if ceiling is not None:
                 report.add(f"share_{shape}", 100 * per_s / ceiling.samples[-1])
@@ -346,6 +371,7 @@ if __name__ == "__main__":
             Shapes.quick() if size_ == "quick" else Shapes(),
             server_pid=int(server_) or None,
             log_facts=True,
+            with_split=True,
         )
     )
     print(json.dumps(asdict(measured)))

@@ -74,6 +74,16 @@ class Server:
         finally:
             self.administer(f"DROP DATABASE {name} WITH (FORCE)", "CHECKPOINT")
 
+    def written(self) -> dict[str, int]:
+        """Bytes written so far, WAL and files of tables and indexes; nothing is left in memory."""
+        (row,) = self.administer(
+            "CHECKPOINT",
+            "CHECKPOINT",  # what the first one wrote is counted by now
+            "SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint,"
+            " (SELECT coalesce(sum(write_bytes), 0)::bigint FROM pg_stat_io WHERE object = 'relation')",
+        )
+        return {"wal": int(row[0]), "data": int(row[1])}
+
     def settings(self) -> dict[str, str]:
         """Those that matter for speed."""
         names = ", ".join(f"'{name}'" for name in SHOWN)
