@@ -6,10 +6,11 @@ row, its dags' rows, new versions where the hash differs. A file that does not i
 shows its error. Killed in between, the next start parses everything once more and finds nothing new.
 """
 
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import trio
 from attrs import define, field
 
 from nurseries.routine import Pace, Progress
@@ -26,13 +27,14 @@ from scheduler.store.topics import Topic
 from scheduler.store.transaction import Store
 from scheduler.store.writer import Row, Transaction, writer
 
-if TYPE_CHECKING:
-    import trio
-
 PARSED = "file_parsed"
 STORED = "files_stored"
 """Poked after each look at the folder: what had been parsed by then is in the store."""
 Stamp = tuple[int, int, int]
+LOOKING = 0.01
+"""At most this share of one core goes into looking at the folder."""
+LONGEST_SECONDS = 10.0
+"""Between two looks, whatever they cost."""
 
 
 @writer(Lock.DAG_FILE, Lock.DAG, inserts=(Lock.DAG_FILE, Lock.DAG))
@@ -116,7 +118,7 @@ class LoadDags:
     store: Store
     dags_dir: Path
     sources: PinnedSources
-    nursery: "trio.Nursery"
+    nursery: trio.Nursery
     """Where parsing runs, beside the steps."""
     poke: Callable[..., None]
     pace: Pace
@@ -130,6 +132,9 @@ class LoadDags:
     _parsed: list[tuple[str, Loaded | ImportFailure]] = field(factory=list)
     _is_behind: bool = True
     _known_gone: set[str] | None = None
+    _present: dict[str, Stamp] = field(factory=dict)
+    """What the last look has found."""
+    _look_again_at: float = 0.0
 
     @property
     def is_busy(self) -> bool:
@@ -141,8 +146,7 @@ class LoadDags:
             path, parsed = self._parsed[0]
             await self._store(path, parsed)
             self._parsed.pop(0)
-        now = scan(self.dags_dir)
-        await self._forget(set(now))
+        now = await self._look()
         changed = [path for path, stamp in now.items() if self._seen.get(path) != stamp]
         self._is_behind = bool(changed)
         for path in sorted(set(changed) - self._parsing)[: max(0, self.parallel - len(self._parsing))]:
@@ -151,6 +155,16 @@ class LoadDags:
             self.nursery.start_soon(self._parse, path)
         self.poke(STORED)
         return Progress.IDLE
+
+    async def _look(self) -> dict[str, Stamp]:
+        """What is in the folder; with thousands of files in it as of a moment ago, since looking takes time too."""
+        if trio.current_time() >= self._look_again_at:
+            began = time.thread_time()  # of the processor: to have waited for it is no reason to look less often
+            self._present = scan(self.dags_dir)
+            took = time.thread_time() - began
+            self._look_again_at = trio.current_time() + min(LONGEST_SECONDS, took / LOOKING)
+            await self._forget(set(self._present))
+        return self._present
 
     async def _parse(self, path: str) -> None:
         try:
