@@ -5,7 +5,8 @@ and what it forks:
 
     daemon -(unix socket)- worker --> zygote --per DAG file--> warm parent --per attempt--> task process
 
-* `worker`, `attempts`, `parents`, `link`, `logfile`, `spool`: the worker process (trio)
+* `worker`, `attempts`, `parents`, `parent`, `cradle`, `readiness`, `link`, `logfile`, `spool`: the worker process
+  (trio)
 * `zygote`, `warm`: plain single-threaded processes that do nothing but fork
 * `runner`, `results`: inside the task process, around the user's callable
 

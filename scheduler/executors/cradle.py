@@ -12,7 +12,7 @@ from scheduler.executors.channel import Channel
 from scheduler.executors.readiness import Readiness
 
 if TYPE_CHECKING:
-    from scheduler.executors.parents import Parent
+    from scheduler.executors.parent import Parent
 
 
 def _nobody() -> None:

@@ -2,10 +2,7 @@
 
 import contextlib
 import logging
-import os
 import socket
-import stat
-import struct
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -20,17 +17,15 @@ from scheduler.executors import protocol
 from scheduler.executors.base import Berth, Topics, WorkerInfo
 from scheduler.executors.channel import Channel
 from scheduler.executors.inbox import Inbox
+from scheduler.executors.listening import accept, listen
 from scheduler.model import Outcome, OutcomeKind, StartAnswer, StartRequest, Workload
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_BACKLOG = 16
-_ACCEPT_PAUSE = 0.5
 _ENVELOPE = 4096
 _SUBMIT_BYTES = 4 * 1024 * 1024
-_PEER = struct.Struct("3i")
 _REMEMBERED_WORKERS = 64
 """Of how many workers, gone ones included, we know what they were sent; the lease ends what is forgotten."""
 
@@ -273,12 +268,12 @@ class LocalExecutor:
 
         Raises OSError when the socket cannot be made.
         """
-        listener = _listen(self._socket_path)
+        listener = listen(self._socket_path)
         try:
             async with trio.open_nursery() as nursery:
                 task_status.started()
                 while True:
-                    connection = await _accept(listener)
+                    connection = await accept(listener)
                     nursery.start_soon(self._serve_worker, connection)
         finally:
             listener.close()
@@ -402,48 +397,3 @@ def _parts(workloads: list[Workload]) -> Iterable[list[Workload]]:
         size += weight
     if part:
         yield part
-
-
-def _listen(path: Path) -> socket.socket:
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.lstat().st_mode):
-            path.unlink()  # of a daemon that was killed; the home's lock says it is gone
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.setblocking(False)
-        umask = os.umask(0o117)
-        try:
-            listener.bind(str(path))
-        finally:
-            os.umask(umask)
-        listener.listen(_BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
-
-
-async def _accept(listener: socket.socket) -> socket.socket:
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except BlockingIOError:
-            await trio.lowlevel.wait_readable(listener.fileno())
-        except ConnectionError:
-            await trio.lowlevel.checkpoint()
-        except OSError as error:  # no descriptors left: pause, do not spin
-            log.warning("cannot accept a worker: %s", error)
-            await trio.sleep(_ACCEPT_PAUSE)
-        else:
-            if _is_trusted(connection):
-                return connection
-            connection.close()
-
-
-def _is_trusted(connection: socket.socket) -> bool:
-    """Workers run as this user, or as root."""
-    _, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
-    if uid in (0, os.geteuid()):
-        return True
-    log.warning("a process of uid %d called on the worker socket and was refused", uid)
-    return False

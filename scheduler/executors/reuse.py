@@ -22,7 +22,7 @@ from attrs import define, field
 
 from scheduler.executors.attempts import Desk, Limits
 from scheduler.executors.cradle import Cradle
-from scheduler.executors.parents import SourceKey
+from scheduler.executors.parent import SourceKey
 from scheduler.executors.reuse_attempt import SharedAttempt
 from scheduler.executors.reuse_lane import Lane, Terms
 from scheduler.model import Outcome, Workload

@@ -12,7 +12,7 @@ from attrs import define, evolve, field, frozen
 from scheduler.executors import job
 from scheduler.executors.attempts import TIMEOUT_MARGIN, Desk, Intent, Limits, killed_by
 from scheduler.executors.cradle import Cradle
-from scheduler.executors.parents import SourceKey
+from scheduler.executors.parent import SourceKey
 from scheduler.executors.reuse_attempt import Phase, SharedAttempt
 from scheduler.executors.reuse_runner import Runner
 from scheduler.executors.reuse_words import Finished

@@ -125,7 +125,7 @@ class WarmParent:
             return False
         number = int(data)
         line, log = fds
-        pipes = (os.readlink(f"/proc/self/fd/{line}"), os.readlink(f"/proc/self/fd/{log}"))
+        pipes = (f"socket:[{os.fstat(line).st_ino}]", f"pipe:[{os.fstat(log).st_ino}]")  # as /proc shows them
         try:
             pid = os.fork()
         except OSError as error:

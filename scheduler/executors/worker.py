@@ -21,7 +21,8 @@ from nurseries.lifeline import wait_for_parent_death, watch_lifeline
 from scheduler.executors import orphans, protocol
 from scheduler.executors.attempts import Attempt, Intent, Limits
 from scheduler.executors.link import Link
-from scheduler.executors.parents import ParentPool, SourceKey
+from scheduler.executors.parent import SourceKey
+from scheduler.executors.parents import ParentPool
 from scheduler.executors.readiness import Readiness
 from scheduler.executors.reuse import ReusePool
 from scheduler.executors.reuse_attempt import SharedAttempt

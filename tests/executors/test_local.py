@@ -110,7 +110,7 @@ async def test_slots_are_those_of_connected_workers_less_what_was_handed_over(of
         assert sent["workloads"][0]["token"] == given.token
         assert executor.workers()[0].running == (given.token,)
         await peer.say(type="report", outcomes=[{"token": given.token, "kind": "success", "result": "1"}])
-        await office.until("slot_freed")
+        await office.until("outcome_reported")
         assert executor.free_slots() == 2
         assert executor.outcomes.peek(9) == [Outcome(token=given.token, kind=OutcomeKind.SUCCESS, result="1")]
         executor.acknowledge([given.token])
