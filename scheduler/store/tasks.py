@@ -179,14 +179,16 @@ _BY_TOKEN = sa.text(
     " JOIN dag d ON d.id = r.dag_pk"
     " WHERE a.token = ANY(CAST(:tokens AS uuid[]))"
 )
+# `state || ''`: rows are found by their keys. A bare `state` makes the index of what is active look like a short way,
+# and while an old snapshot is held that index keeps an entry of everything that has been active.
 _START = sa.text(
     "WITH v AS MATERIALIZED (SELECT * FROM unnest(CAST(:keys AS bigint[]), CAST(:tokens AS uuid[]),"
     " CAST(:workers AS uuid[]), CAST(:hostnames AS text[]), CAST(:pids AS integer[]))"
     " AS v(id, token, worker, hostname, pid)),"
     " ti AS (UPDATE task_instance ti SET state = 'running', start_date = :now, end_date = NULL FROM v"
-    " WHERE ti.id = v.id AND ti.token = v.token AND ti.state = 'queued' RETURNING 1),"
+    " WHERE ti.id = v.id AND ti.token = v.token AND ti.state || '' = 'queued' RETURNING 1),"
     " a AS (UPDATE attempt a SET state = 'running', started_at = :now, worker = v.worker, hostname = v.hostname,"
-    " pid = v.pid FROM v WHERE a.token = v.token AND a.state = 'queued')"
+    " pid = v.pid FROM v WHERE a.token = v.token AND a.state || '' = 'queued')"
     " SELECT count(*) AS touched FROM ti"
 )
 _FORGET_RESULTS = sa.text("DELETE FROM xcom WHERE ti_id = ANY(:keys)")
@@ -205,7 +207,7 @@ _END = sa.text(
     " ti AS (UPDATE task_instance ti SET state = v.state, token = NULL, losses = v.losses, retry_at = v.retry_at,"
     " decision = CAST(v.decision AS jsonb),"
     " end_date = CASE WHEN v.state = 'scheduled' THEN NULL ELSE CAST(:now AS timestamptz) END FROM v"
-    " WHERE ti.id = v.id AND ti.token = v.token AND ti.state IN ('queued', 'running') RETURNING 1),"
+    " WHERE ti.id = v.id AND ti.token = v.token AND ti.state || '' IN ('queued', 'running') RETURNING 1),"
     " a AS (UPDATE attempt a SET state = v.attempt, ended_at = :now, exit_code = v.exit_code, reason = v.reason,"
     " message = v.message, report = v.report FROM v WHERE a.token = v.token),"
     " x AS (INSERT INTO xcom (ti_id, key, value) SELECT v.id, 'return_value', v.result FROM v"

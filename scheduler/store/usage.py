@@ -17,17 +17,19 @@ _RUNS = (
     " FROM dag_run r JOIN dag d ON d.id = r.dag_pk"
     " WHERE r.id = ANY(:runs) AND r.state = 'running' AND r.verdict IS NULL"
 )
+# What is active is read once: while an old snapshot is held the index keeps an entry of everything that has been.
+_ACTIVE = (
+    "WITH active AS MATERIALIZED (SELECT pool, sum(pool_slots) AS slots, count(*) AS n FROM task_instance"
+    " WHERE state IN ('queued', 'running', 'restarting') GROUP BY pool) "
+)
 _POOLS = (
-    " UNION ALL SELECT NULL, p.name, 0, p.slots, coalesce(u.slots, 0), false FROM pool p LEFT JOIN"
-    " (SELECT pool, sum(pool_slots) AS slots FROM task_instance"
-    " WHERE state IN ('queued', 'running', 'restarting') GROUP BY pool) u"
-    " ON u.pool = p.name WHERE p.name = ANY(:pools)"
-    " UNION ALL SELECT NULL, '*', 0, p.slots,"
-    " (SELECT count(*) FROM task_instance WHERE state IN ('queued', 'running', 'restarting')),"
+    " UNION ALL SELECT NULL, p.name, 0, p.slots, coalesce(u.slots, 0), false"
+    " FROM pool p LEFT JOIN active u ON u.pool = p.name WHERE p.name = ANY(:pools)"
+    " UNION ALL SELECT NULL, '*', 0, p.slots, (SELECT coalesce(sum(n), 0) FROM active),"
     " EXISTS (SELECT FROM task_instance WHERE state = 'scheduled') FROM pool p WHERE p.name = '*'"
 )
 _OF_RUNS = sa.text(_RUNS)
-_OF_RUNS_AND_POOLS = sa.text(_RUNS + _POOLS)
+_OF_RUNS_AND_POOLS = sa.text(_ACTIVE + _RUNS + _POOLS)
 
 
 @frozen(kw_only=True)
