@@ -45,8 +45,8 @@ _INSERT = (
     "INSERT INTO seat (uuid, kind, hostname, pid, home, lease_until) VALUES (CAST(:uuid AS uuid), :kind,"
     " :hostname, :pid, :home, clock_timestamp() + make_interval(secs => :lease)) ON CONFLICT (uuid) "
 )
-_TAKE = sa.text(f"{_INSERT} DO NOTHING RETURNING id")
-_REGISTER = sa.text(f"{_INSERT} DO UPDATE SET lease_until = excluded.lease_until")
+_TAKE = sa.text(f"{_INSERT}DO NOTHING RETURNING id")
+_REGISTER = sa.text(f"{_INSERT}DO UPDATE SET lease_until = excluded.lease_until")
 _BEAT = sa.text(
     "UPDATE seat SET lease_until = clock_timestamp() + make_interval(secs => :lease) WHERE uuid = CAST(:uuid AS uuid)"
 )

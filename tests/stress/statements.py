@@ -15,7 +15,7 @@ import asyncpg
 from attrs import define, field
 
 from scheduler.store import engine
-from scheduler.store.locks import Lock, LockStatement, Mode, Wait
+from scheduler.store.locks import APPEND_ONLY, SATELLITES, Lock, LockStatement, Mode, Wait
 from scheduler.store.statements import compiled
 from scheduler.store.writer import Transaction
 
@@ -40,12 +40,19 @@ SCANS = (
 CONTENTS = (
     "SELECT md5(string_agg(c, '|')) FROM ("
     + " UNION ALL ".join(
-        f"SELECT string_agg(t::text, '|' ORDER BY t::text) AS c FROM {table} t"
-        for table in ("seat", "dag_file", "dag", "dag_run", "pool", "task_instance", "attempt", "xcom")
+        # what sequences and clocks put in differs each time, whoever writes
+        f"SELECT string_agg(r, '|' ORDER BY r) AS c FROM (SELECT (to_jsonb(t) - ARRAY[{without}])::text AS r"
+        f" FROM {table} t) AS {table}"
+        for table, without in {
+            **dict.fromkeys(("seat", "dag", "dag_version"), "'id', 'created_at', 'started_at'"),
+            **dict.fromkeys(("dag_file", "dag_run", "pool", "task_instance", "event"), "'id'"),
+            **dict.fromkeys(("attempt", "xcom"), "'none'"),
+        }.items()
     )
     + ") AS tables"
 )
 """A digest of all rows that are written under locks."""
+UPSERT = re.compile(r"\s*ON CONFLICT (\([\w, ]+\) )?DO (NOTHING|UPDATE SET [\w]+ = [\w.]+)")
 
 
 def short(text: str) -> str:
@@ -71,7 +78,10 @@ def lock_mutants(text: str) -> dict[str, str]:
 
 
 def conjuncts(text: str) -> Iterator[tuple[str, str]]:
-    """(a condition, the statement without it) for each condition of each WHERE; those joined by OR count as one."""
+    """(a condition, the statement where it is always true) for each condition of each WHERE.
+
+    Those joined by OR count as one. It stays in the text, so that the statement keeps its parameters.
+    """
     for match in re.finditer(r"\bWHERE\s", text):
         start, depth, at = match.end(), 0, match.end()
         cuts = [start]
@@ -87,15 +97,19 @@ def conjuncts(text: str) -> Iterator[tuple[str, str]]:
                 at += 4
             at += 1
         cuts.append(at)
-        parts = [text[a:b] for a, b in zip(cuts[::2], cuts[1::2], strict=True)]
-        for n, part in enumerate(parts):
-            rest = parts[:n] + parts[n + 1 :]
-            yield short(part), text[: match.start()] + (f"WHERE {' AND '.join(rest)}" if rest else "") + text[at:]
+        for a, b in zip(cuts[::2], cuts[1::2], strict=True):
+            before = text[:a].count(text[a:b])
+            which = f"{short(text[a:b])}{f' (no. {before + 1})' if before else ''}"
+            yield which, f"{text[:a]}({text[a:b]} OR true){text[b:]}"
 
 
 def write_mutants(text: str) -> dict[str, str]:
-    """Forms of a writing statement without one of its conditions."""
-    return {f"without {part}": mutant for part, mutant in conjuncts(text)}
+    """Forms of a writing statement without one of its conditions, or without its clause for what is there already."""
+    made = {f"without {part}": mutant for part, mutant in conjuncts(text)}
+    if UPSERT.search(text):
+        made["ON CONFLICT dropped"] = UPSERT.sub("", text)
+    assert ("ON CONFLICT" in text) == ("ON CONFLICT dropped" in made), text
+    return made
 
 
 @define(eq=False)
@@ -142,6 +156,7 @@ class Inspector:
         """Judge a locking statement that is about to be run."""
         made = compiled(statement.select)
         text, arguments = made.text, made.arguments(params)
+        await self.conditions(tx, statement, text, arguments)
         todo = {
             what: mutant
             for what, mutant in lock_mutants(text).items()
@@ -203,8 +218,40 @@ class Inspector:
         rows = await rival.fetch(f"SELECT id FROM {table} WHERE id = ANY($1::bigint[]) FOR {mode} SKIP LOCKED", keys)
         return [row["id"] for row in rows]
 
-    async def write(self, tx: Transaction, lock: Lock, keys: Sequence[int], text: str, arguments: list[Any]) -> None:
-        """Judge a writing statement that is about to be run on these rows."""
+    async def conditions(self, tx: Transaction, statement: LockStatement, text: str, arguments: list[Any]) -> None:
+        """Judge each condition of a locking statement by the rows that are locked."""
+        mutants = {f"without {part}": mutant for part, mutant in conjuncts(text)}
+        todo = {what: one for what, one in mutants.items() if (short(text), what) not in self.verdicts.killed}
+        if not todo:
+            return
+        everybody = [row["id"] for row in await tx._driver.fetch(f"SELECT id FROM {statement.lock.table.name}")]
+        for disturbance in ("", *disturbances(statement.lock, everybody)) if everybody else ():
+            if not todo:
+                return
+            original = await self._keys(tx._driver, text, arguments, disturbance)
+            assert original == await self._keys(tx._driver, text, arguments, disturbance)
+            for what, mutant in list(todo.items()):
+                if await self._keys(tx._driver, mutant, arguments, disturbance) != original:
+                    self.verdicts.note(text, what, f"other rows locked {disturbance and 'after ' + disturbance}")
+                    del todo[what]
+        for what in todo:
+            self.verdicts.note(text, what, None)
+
+    async def _keys(self, driver: Any, text: str, arguments: list[Any], after: str) -> list[Any]:
+        await driver.execute("SAVEPOINT judging")
+        try:
+            if after:
+                await driver.execute(after)
+            return [row["id"] for row in await driver.fetch(text, *arguments)]
+        except asyncpg.PostgresError as error:
+            return [error.sqlstate]
+        finally:
+            await driver.execute("ROLLBACK TO SAVEPOINT judging")
+
+    async def write(
+        self, tx: Transaction, lock: Lock | None, keys: Sequence[int], text: str, arguments: list[Any], *, counts: bool
+    ) -> None:
+        """Judge a writing statement that is about to be run on these rows; `counts`: it is to touch as many."""
         todo = {
             what: mutant
             for what, mutant in write_mutants(text).items()
@@ -213,29 +260,37 @@ class Inspector:
         if not todo:
             return
         self.verdicts.checked += 1
+        # two forms are run at two instants
+        text_now, todo = still(text), {what: still(mutant) for what, mutant in todo.items()}
         driver = tx._driver
-        original = await self._effect(driver, text, arguments)
-        assert original[0] == len(keys), f"{tx.name}: {short(text)} touches {original}"
+        original = await self._effect(driver, text_now, arguments)
+        assert original == await self._effect(driver, text_now, arguments), f"not the same twice: {short(text)}"
+        assert not counts or original[0] == len(keys), f"{tx.name}: {short(text)} touches {original}"
         for what, mutant in list(todo.items()):
             if await self._effect(driver, mutant, arguments) != original:
                 self.verdicts.note(text, what, "another effect")
                 del todo[what]
-        for disturbance in disturbances(lock, keys):
+        before = [*(disturbances(lock, keys) if lock is not None and keys else ()), ITSELF]
+        for disturbance in before:
             if not todo:
                 return
-            fenced = await self._effect(driver, text, arguments, after=disturbance)
+            fenced = await self._effect(driver, text_now, arguments, after=disturbance)
             for what, mutant in list(todo.items()):
-                if await self._effect(driver, mutant, arguments, after=disturbance) != fenced:
+                if await self._effect(driver, mutant, arguments, after=disturbance, original=text_now) != fenced:
                     self.verdicts.note(text, what, f"not fenced against: {disturbance}")
                     del todo[what]
         for what in todo:
             self.verdicts.note(text, what, None)
 
-    async def _effect(self, driver: Any, text: str, arguments: list[Any], *, after: str = "") -> tuple[Any, ...]:
+    async def _effect(
+        self, driver: Any, text: str, arguments: list[Any], *, after: str = "", original: str = ""
+    ) -> tuple[Any, ...]:
         """How many rows it writes and what all tables hold then, or the SQLSTATE; undone."""
         await driver.execute("SAVEPOINT judging")
         try:
-            if after:
+            if after == ITSELF:
+                await driver.fetch(original or text, *arguments)
+            elif after:
                 await driver.execute(after)
             if text.startswith("WITH"):
                 touched = int((await driver.fetchrow(text, *arguments))["touched"])
@@ -244,10 +299,16 @@ class Inspector:
             return touched, await driver.fetchval(CONTENTS)
         except asyncpg.PostgresError as error:
             return (str(error.sqlstate),)
-        except asyncpg.InterfaceError:
-            return ("a parameter is not used any more",)
         finally:
             await driver.execute("ROLLBACK TO SAVEPOINT judging")
+
+
+ITSELF = "the same statement, once before"
+
+
+def still(text: str) -> str:
+    """With a clock that does not go on within a transaction."""
+    return text.replace("clock_timestamp()", "transaction_timestamp()")
 
 
 ACTIVE = ("queued", "running", "restarting")
@@ -257,7 +318,8 @@ RUN_STATES = ("queued", "running", "success", "failed")
 
 def disturbances(lock: Lock, keys: Sequence[int]) -> list[str]:
     """Ways in which rows may turn out to be other than a writer believes."""
-    which = f"WHERE id IN ({', '.join(map(str, keys))})"
+    listed = ", ".join(map(str, keys))
+    which, others = f"WHERE id IN ({listed})", f"WHERE id NOT IN ({listed})"
     if lock is Lock.TASK_INSTANCE:
         made = [
             f"UPDATE task_instance SET state = '{state}', token ="
@@ -269,12 +331,61 @@ def disturbances(lock: Lock, keys: Sequence[int]) -> list[str]:
         return [
             *made,
             *(f"UPDATE attempt SET state = '{state}' {of}" for state in ("queued", "running", "success", "lost")),
+            f"INSERT INTO xcom SELECT id, 'return_value', '0' FROM task_instance {which} ON CONFLICT DO NOTHING",
         ]
     if lock is Lock.DAG_RUN:
         return [
             f"UPDATE dag_run SET state = '{state}',"
-            f" end_date = {'now()' if state in ('success', 'failed') else 'NULL'} {which}"
+            f" end_date = {end if state in ('success', 'failed') else 'NULL'} {rows}"
+            for rows in (which, others)
+            for end in ("now()", "'infinity'")
             for state in RUN_STATES
+        ] + [
+            "INSERT INTO event (run_pk, kind, due_at) VALUES (0, 'task', now())",
+            f"INSERT INTO event (run_pk, kind, due_at) SELECT id, 'task', now() FROM dag_run {which}",
+        ]
+    if lock is Lock.DAG:
+        return [
+            f"UPDATE dag SET {change} {which}"
+            for change in (
+                "is_present = true, is_paused = false, next_due = '-infinity'",
+                "is_present = true, is_paused = true, next_due = '-infinity'",
+                "is_present = false, is_paused = false, next_due = '-infinity'",
+                "is_present = true, is_paused = false, next_due = 'infinity'",
+                "file = 'elsewhere'",
+            )
+        ] + [
+            f"{runs}; UPDATE dag SET is_present = true, is_paused = false, {change} {which}"
+            for runs in (
+                "UPDATE dag_run SET state = 'success', end_date = now()",
+                # one dag has an active run, the others have none
+                "UPDATE dag_run SET state = 'success', end_date = now(); UPDATE dag_run SET state = 'running',"
+                " end_date = NULL WHERE id = (SELECT min(id) FROM dag_run)",
+            )
+            for change in (
+                "next_due = '-infinity', max_active_runs = 1, is_continuous = false",
+                "next_due = 'infinity', is_continuous = true",
+            )
+        ]
+    if lock is Lock.SEAT:
+        return [
+            f"UPDATE seat SET {change} {which}"
+            for change in (
+                "lease_until = '-infinity'",
+                "lease_until = 'infinity'",
+                "lease_until = '-infinity', kind = 'worker'",
+                "lease_until = '-infinity', kind = 'daemon'",
+                "lease_until = 'infinity', hostname = 'elsewhere'",
+                "lease_until = 'infinity', home = 'elsewhere'",
+                "lease_until = 'infinity', kind = 'worker'",
+            )
+        ] + [
+            f"UPDATE seat SET lease_until = '-infinity', kind = 'worker'; UPDATE attempt SET {change}"
+            for change in (
+                "state = 'success'",
+                "state = 'running', worker = (SELECT min(uuid::text)::uuid FROM seat), daemon = gen_random_uuid()",
+                "state = 'queued', worker = NULL, daemon = (SELECT min(uuid::text)::uuid FROM seat)",
+            )
         ]
     return []
 
@@ -282,18 +393,34 @@ def disturbances(lock: Lock, keys: Sequence[int]) -> list[str]:
 @contextmanager
 def inspecting(inspector: Inspector) -> Iterator[None]:
     """Every lock and write of every transaction passes the inspector first."""
-    lock, write, both = Transaction.lock, Transaction.write, Transaction.write_with_satellites
+    names = ("lock", "write", "write_with_satellites", "write_satellite", "insert", "append", "consume")
+    usual_methods = {name: getattr(Transaction, name) for name in names}
 
     async def inspected_lock(self: Transaction, statement: LockStatement, **params: Any) -> list[int]:
         await inspector.lock(self, statement, params)
-        return await lock(self, statement, **params)
+        keys: list[int] = await usual_methods["lock"](self, statement, **params)
+        return keys
 
-    def inspected(original: Any) -> Any:
-        async def through(self: Transaction, one: Lock, keys: Any, statement: Any, params: Any = None) -> None:
+    def owned(name: str) -> Any:
+        """What names a lock or a table, and the keys of its rows or of their owners."""
+
+        async def through(self: Transaction, where: Any, keys: Any, statement: Any, params: Any = None) -> Any:
             made = compiled(statement, keep=params is not None)
+            lock = where if isinstance(where, Lock) else {**SATELLITES, **APPEND_ONLY}[where]
             if keys:
-                await inspector.write(self, one, sorted(keys), made.text, made.arguments(params))
-            await original(self, one, keys, statement, params)
+                arguments, counts = made.arguments(params), isinstance(where, Lock)
+                await inspector.write(self, lock, sorted(keys), made.text, arguments, counts=counts)
+            return await usual_methods[name](self, where, keys, statement, params)
+
+        return through
+
+    def inserting(name: str) -> Any:
+        """What names a lock or a table, and no rows: they come to be."""
+
+        async def through(self: Transaction, where: Any, statement: Any, params: Any = None) -> Any:
+            made = compiled(statement, keep=params is not None)
+            await inspector.write(self, None, (), made.text, made.arguments(params), counts=False)
+            return await usual_methods[name](self, where, statement, params)
 
         return through
 
@@ -304,9 +431,14 @@ def inspecting(inspector: Inspector) -> Iterator[None]:
         lambda: usual(statement=30.0, command=30.5, transaction=60.0, server_transaction=60.0),
     )
     patched: Any = Transaction
-    patched.lock, patched.write, patched.write_with_satellites = inspected_lock, inspected(write), inspected(both)
+    patched.lock = inspected_lock
+    for name in ("write", "write_with_satellites", "write_satellite", "consume"):
+        setattr(patched, name, owned(name))
+    for name in ("insert", "append"):
+        setattr(patched, name, inserting(name))
     try:
         yield
     finally:
         limits.Limits = usual
-        patched.lock, patched.write, patched.write_with_satellites = lock, write, both
+        for name, method in usual_methods.items():
+            setattr(patched, name, method)
