@@ -9,6 +9,7 @@ import gc
 import tempfile
 import warnings
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,21 @@ import trio
 import trio.testing
 from attrs import evolve
 
+from nurseries.bridge import open_bridge
 from scheduler.model import RunType
-from scheduler.store import runs
+from scheduler.store import runs, transaction
 from scheduler.store import tables as t
+from scheduler.store.engine import open_store
 from scheduler.store.errors import Conflict, LockOrderError, OutcomeUnknown, StoreUnavailable
 from scheduler.store.limits import Limits
 from scheduler.store.locks import Lock, Wait, by_key
-from scheduler.store.writer import Transaction
+from scheduler.store.writer import Reading, Transaction
 from tests.database import Server
 from tests.store import test_locking_law
 from tests.stress.cancelling import Storm, checked_out, database_of, left_open
 from tests.stress.gaps import Gap
 from tests.stress.probes import Halt, mark, unregistered
-from tests.stress.proxy import Proxy
+from tests.stress.proxy import NAME, Proxy
 from tests.world import World, chain, fan, open_world
 
 Check = Callable[[Server, str], Awaitable[None]]
@@ -474,3 +477,78 @@ async def slots_are_never_exceeded(server: Server, dsn: str) -> None:
 def _with_pool(dag_id: str) -> Any:
     made = fan(1, dag_id)
     return evolve(made, tasks=tuple(evolve(one, pool="one" if one.task_id == "m0" else one.pool) for one in made.tasks))
+
+
+async def everything_else_has_a_deadline_too(server: Server, dsn: str) -> None:
+    """Single statements, reads, and the question after an unknown outcome end by themselves on a slow server."""
+    slow = sa.text("SELECT pg_sleep(3)::text AS answer")
+
+    async def read(tx: Reading) -> None:
+        await tx.fetch(slow, {})
+
+    async with open_world(dsn) as world:
+        world.store.limits = Limits(transaction=0.3)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(transaction, "READ_SECONDS", 0.3)
+            patch.setattr(transaction, "ANSWER_SECONDS", 0.3)
+            patch.setattr(transaction, "SETTLE_SECONDS", 0.5)
+            patch.setattr(transaction, "STATUS", "SELECT pg_sleep(3)::text || $1::text")
+            for what, ask in {
+                "a single statement": lambda: world.store.single(slow, {}),
+                "a read": lambda: world.store.read(read),
+            }.items():
+                try:
+                    await ask()
+                except StoreUnavailable:
+                    continue
+                raise AssertionError(f"{what} has no deadline")
+            assert await world.store._settle("1") is None, "an answer after its time"
+        while left_open(server, dsn):  # the server notices after a second that nobody listens any more
+            await trio.sleep(0.05)
+
+
+async def connecting_has_a_deadline(server: Server, dsn: str) -> None:
+    """A server that accepts connections and says nothing is left, by the first look and by the pools."""
+    silent = asyncio.Event()
+
+    async def deaf(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Pass on everything, once; be silent towards whoever comes later."""
+        if not silent.is_set():
+            there, back = await asyncio.open_unix_connection(str(Path(server.socket_dir) / NAME))
+            await asyncio.gather(_pump(reader, back), _pump(there, writer))
+        while await reader.read(65536):
+            pass
+        writer.close()
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        through = dsn.replace(str(server.socket_dir), folder)
+        limits = Limits(connect=0.5)
+        async with open_bridge() as bridge, AsyncExitStack() as stack:
+            listening = await bridge.shielded(asyncio.start_unix_server, deaf, Path(folder) / NAME)
+            stack.callback(listening.close)
+            async with open_store(bridge, through, connections=1, reserved=1, limits=limits) as store:
+                await store.probe()
+                silent.set()
+                pids = server.sql(
+                    "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname ="
+                    f" '{database_of(dsn)}'"
+                )
+                assert int(pids) == 2
+                begun = trio.current_time()
+                for _ in range(2):  # the first one may still hear that its connection has ended
+                    with pytest.raises(StoreUnavailable):
+                        await store.probe()
+                assert trio.current_time() - begun < 6, "a pool waits for a server that is silent"
+            begun = trio.current_time()
+            with pytest.raises(StoreUnavailable):
+                async with open_store(bridge, through, connections=1, reserved=1, limits=limits):
+                    pass
+            assert trio.current_time() - begun < 6, "the first look waits for a server that is silent"
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await source.read(65536):
+            sink.write(data)
+            await sink.drain()
+    sink.close()
