@@ -135,6 +135,10 @@ RUN_FACTS = (
 ONLY_FALLS = (
     "what is counted grows only under a lock that is held before both, and a count that is too high starts less"
 )
+HINTS = (
+    "read before any lock, so what they say may be old in either order: what follows from it is a compare-and-set on"
+    " the token, under the lock, and what is missed is found by the next look"
+)
 EXCUSED_SWAPS: dict[str, str] = {
     "take_seat: if keys: <-> await tx.insert": (
         "the update writes the held rows by key, the insert leaves alone what is there: no row is touched by both"
@@ -149,7 +153,6 @@ EXCUSED_SWAPS: dict[str, str] = {
         "the pointers are columns of dags that are held, which launching neither reads nor writes; rows of a lower rank"
         " may be written late, for they are locked already"
     ),
-    "admit_scheduled: await tx.lock(pools.LOCK_NAMED": f"facts of runs that are held; {ONLY_FALLS}",
     "judge_runs: due_events = await events.due": RUN_FACTS,
     "forget_files: await dags.clear_files": (
         "the rows of the files are held; writing them waits for nobody, also after locks of a higher rank"
@@ -164,11 +167,10 @@ EXCUSED_SWAPS: dict[str, str] = {
     ),
     "impose: await tasks.skip(tx": INSTANCES,
     "impose: await tasks.request_cancel": WRITES,
+    "rescue_stuck: tokens = await tasks.tokens_stuck": HINTS,
+    "rescue_stuck: started = await tasks.running_at": HINTS,
+    "advance: await tasks.schedule(tx": "admitted instances and the others: the rows written are disjoint",
     "settle: if ends: <-> await _let_go": f"{INSTANCES}; events of different instances have no order",
-    "advance: attempts = await tasks.by_token": "both read instances that are held, and attempts that belong to them",
-    "advance: answers = await settle(": (
-        "settling ends attempts, the other one writes instances that had none: disjoint, by the plan they agreed with"
-    ),
     "delete_runs: await tx.consume(t.event": WRITES,
     "delete_runs: await tx.write_satellite(t.xcom": WRITES,
 }
