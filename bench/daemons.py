@@ -169,7 +169,7 @@ async def _be_one(dsn: str, place: Path) -> None:
 
     async with open_bench(dsn, place, Shapes.quick(), limits=Limits(deadlock=0.001)) as bench:
         store, finished = bench.daemon.store, bench.finished
-        commands = Commands(graphs=bench.daemon.graphs)
+        commands = Commands(graphs=bench.daemon.graphs, dispatch=bench.daemon.dispatch)
         say(ready=True)
 
         async def tell() -> None:

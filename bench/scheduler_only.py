@@ -153,7 +153,7 @@ class Bench:
     async def run(self, dag_id: str, *, runs: int, tasks: int) -> Cost:
         """Trigger so many runs of a dag, wait until all have succeeded, and say what that cost. Raises Failed."""
         store = self.daemon.store
-        commands = Commands(graphs=self.daemon.graphs)
+        commands = Commands(graphs=self.daemon.graphs, dispatch=self.daemon.dispatch)
         wal, newest, steps = await store.read(_wal), await store.read(_newest_run), self._steps()
         expected = self.finished.succeeded + runs
         self.counts.reset()

@@ -106,6 +106,7 @@ class Daemon:
     executor: LocalExecutor = field(init=False)
     sources: PinnedSources = field(init=False)
     seat: Seat = field(init=False)
+    dispatch: Dispatch = field(init=False)
     supervisor: Supervisor = field(init=False)
     loader: LoadDags = field(init=False)
 
@@ -120,14 +121,24 @@ class Daemon:
             pid=os.getpid(),
             home=str(home.path),
         )
+        self.dispatch = Dispatch(
+            store=self.store,
+            executor=self.executor,
+            place=Place(
+                daemon=self.seat.uuid,
+                logs=home.logs,
+                source_path=self.sources.path,
+                dags_dir=self.settings.dags_dir,
+            ),
+            pictures=Pictures(),
+            sources=self.sources,
+        )
 
     def routines(self, parsing: trio.Nursery) -> list[Routine]:
         """The literal list. Each is a file in `routines/`."""
         config, store, graphs, executor = self.settings.config, self.store, self.graphs, self.executor
         home, dags_dir = self.settings.home, self.settings.dags_dir
-        place = Place(daemon=self.seat.uuid, logs=home.logs, source_path=self.sources.path, dags_dir=dags_dir)
-        pictures, steadiness = Pictures(), Steadiness(clock=self.clock)
-        dispatch = Dispatch(store=store, executor=executor, place=place, sources=self.sources)
+        dispatch, pictures, steadiness = self.dispatch, self.dispatch.pictures, Steadiness(clock=self.clock)
         self.loader = LoadDags(
             store=store,
             dags_dir=dags_dir,
@@ -142,7 +153,7 @@ class Daemon:
         return [
             self.loader,
             LookOut(store=store, daemon=self.seat.uuid, steadiness=steadiness, poke=self.switchboard.poke),
-            CreateRuns(store=store, graphs=graphs),
+            CreateRuns(store=store, graphs=graphs, dispatch=dispatch),
             StartRuns(store=store, graphs=graphs),
             ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
             EnqueueTasks(store=store, graphs=graphs, pictures=pictures, dispatch=dispatch),
@@ -263,7 +274,7 @@ class Daemon:
 
         context = ControlContext(
             store=self.store,
-            commands=Commands(graphs=self.graphs),
+            commands=Commands(graphs=self.graphs, dispatch=self.dispatch),
             switchboard=self.switchboard,
             facts=self._facts,
             check_database=check_database,

@@ -16,6 +16,7 @@ from attrs import define, field
 
 from nurseries.bridge import Bridge, open_bridge
 from scheduler.commands import Commands
+from scheduler.commands.trigger import trigger_run
 from scheduler.executors.base import Berth
 from scheduler.loading.loader import Loaded
 from scheduler.model import (
@@ -32,6 +33,7 @@ from scheduler.model import (
 )
 from scheduler.model.facts import Fact
 from scheduler.procedures.advance import Advanced, Look
+from scheduler.procedures.launch import Room
 from scheduler.procedures.pictures import Pictures, look_at
 from scheduler.procedures.placement import Place, Whereabouts
 from scheduler.procedures.settle import Verdict
@@ -129,6 +131,14 @@ class World:
     async def trigger(self, dag_id: str, **options: Any) -> str:
         options = {"conf": None, "logical_date": None, **options}
         return await self.commands.trigger(self.store, dag_id=dag_id, **options)
+
+    async def launch(self, dag_id: str, *, slots: int = 1000, run_id: str | None = None) -> list[Workload]:
+        """Trigger where a worker has room: the first tasks start in the same transaction."""
+        room = Room(where=self.place, berths=self.berths(slots))
+        _, launched = await self.store.transact(trigger_run, self.graphs, dag_id, run_id, None, None, room)
+        self.pictures.keep(launched.pictures)
+        self.whereabouts.update(launched.placed.whereabouts)
+        return list(launched.placed.workloads)
 
     async def judge(self) -> Judged:
         """Judge until nothing is left, as ScheduleTasks does."""

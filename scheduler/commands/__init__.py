@@ -9,6 +9,7 @@ from scheduler.commands import cancel, clear, mark, pause, pools, trigger
 from scheduler.commands.choosing import Choice
 from scheduler.commands.errors import CommandError
 from scheduler.model import RunState, TaskState
+from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.rewriting import RunChange
 from scheduler.store.documents import Graphs
 from scheduler.store.transaction import Store
@@ -21,6 +22,8 @@ class Commands:
     """All commands, with what they share. All raise CommandError when they refuse."""
 
     graphs: Graphs
+    dispatch: Dispatch | None = None
+    """What is triggered can start at once; None: it is left to the routines."""
 
     async def trigger(
         self,
@@ -33,7 +36,13 @@ class Commands:
         run_id: str | None = None,
     ) -> str:
         return await trigger.trigger(
-            store, graphs=self.graphs, dag_id=dag_id, conf=conf, logical_date=logical_date, run_id=run_id
+            store,
+            graphs=self.graphs,
+            dispatch=self.dispatch,
+            dag_id=dag_id,
+            conf=conf,
+            logical_date=logical_date,
+            run_id=run_id,
         )
 
     async def cancel_run(self, store: Store, /, *, run_id: str, dag_id: str | None = None) -> None:

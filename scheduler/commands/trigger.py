@@ -9,7 +9,8 @@ import msgspec
 from scheduler.commands.errors import CommandError
 from scheduler.decisions.identity import run_id as name_run
 from scheduler.model import InvalidId, RunType, check_id
-from scheduler.procedures.launch import launch
+from scheduler.procedures.dispatch import Dispatch
+from scheduler.procedures.launch import Launched, Room, launch
 from scheduler.store import dags, runs
 from scheduler.store.documents import Graphs
 from scheduler.store.errors import OutcomeUnknown
@@ -22,7 +23,7 @@ CONF_LIMIT = 1024 * 1024
 """Bytes of JSON."""
 
 
-@writer(Lock.DAG, inserts=(Lock.DAG_RUN, Lock.TASK_INSTANCE))
+@writer(Lock.DAG, Lock.POOL, inserts=(Lock.DAG_RUN, Lock.TASK_INSTANCE))
 async def trigger_run(
     tx: Transaction,
     graphs: Graphs,
@@ -30,8 +31,9 @@ async def trigger_run(
     run_id: str | None,
     logical_date: datetime | None,
     conf: dict[str, Any] | None,
-) -> str:
-    """Insert one manual run. Raises CommandError."""
+    room: Room | None = None,
+) -> tuple[str, Launched]:
+    """Insert one manual run; return its id. Raises CommandError."""
     keys = await tx.lock(dags.LOCK_DAG_ID, dag_id=dag_id)
     if not keys:
         raise CommandError("not_found", f"There is no dag {dag_id!r}. `asyncsched dags list` shows them all.")
@@ -56,23 +58,24 @@ async def trigger_run(
         data_interval_end=end,
         conf=conf,
     )
-    created = await launch(tx, [new], paused={keys[0]: dag["is_paused"]})
-    if not created:
+    launched = await launch(tx, [new], paused={keys[0]: dag["is_paused"]}, room=room)
+    if not launched.keys:
         what = f"logical date {logical_date.isoformat()}" if logical_date else f"run id {run_id!r}"
         raise CommandError("conflict", f"Dag {dag_id!r} already has a run with {what}.")
-    return run_id
+    return run_id, launched
 
 
 async def trigger(
     store: Store,
     *,
     graphs: Graphs,
+    dispatch: Dispatch | None = None,
     dag_id: str,
     conf: dict[str, Any] | None = None,
     logical_date: datetime | None = None,
     run_id: str | None = None,
 ) -> str:
-    """Create a manual run and return its id.
+    """Create a manual run and return its id; with `dispatch` its first tasks start at once if there is room.
 
     `conf` is merged over the dag's params. With a `logical_date` (aware) its data interval is inferred from the
     schedule; without one the run is undated.
@@ -83,12 +86,16 @@ async def trigger(
         # named here, so that an unknown outcome can be read back by name
         run_id = name_run(RunType.MANUAL, datetime.now(UTC), suffix=secrets.token_hex(4))
     try:
-        return await store.transact(trigger_run, graphs, dag_id, run_id, logical_date, conf)
+        room = None if dispatch is None else dispatch.room()
+        made, launched = await store.transact(trigger_run, graphs, dag_id, run_id, logical_date, conf, room)
     except OutcomeUnknown:
         name = run_id or name_run(RunType.MANUAL, logical_date or datetime.now(UTC))
         if await store.read(_exists, dag_id, name):
             return name
         raise
+    if dispatch is not None:
+        await dispatch.hand_over_launched(launched)
+    return made
 
 
 async def _exists(tx: Reading, dag_id: str, run_id: str) -> bool:

@@ -15,15 +15,13 @@ Locks: DAG_RUN (skipping), POOL, TASK_INSTANCE.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
 
 from attrs import field, frozen
 
-from scheduler.decisions.admission import Admission, Candidate, Room, admit, free
-from scheduler.decisions.graph import Graph
 from scheduler.executors.base import Berth
-from scheduler.model import AttemptState, TaskState
+from scheduler.model import AttemptState, Task, TaskState
 from scheduler.model.facts import FactKind
+from scheduler.procedures.granting import NOBODY, Ready, decide, precedence
 from scheduler.procedures.pictures import Known, Pictures, cards_of
 from scheduler.procedures.placement import Admittee, Place, Placed, place
 from scheduler.procedures.settle import Verdict, settle
@@ -33,7 +31,6 @@ from scheduler.store.documents import Graphs
 from scheduler.store.locks import Lock
 from scheduler.store.pools import EVERYTHING
 from scheduler.store.topics import Topic
-from scheduler.store.usage import Usage
 from scheduler.store.writer import Row, Transaction
 
 PAGE = 500
@@ -71,20 +68,6 @@ class Advanced:
     full_pools: frozenset[str] = frozenset()
 
 
-@frozen(kw_only=True)
-class Ready:
-    """A task that may have a slot."""
-
-    key: int
-    run_pk: int
-    pool: str
-    pool_slots: int
-    precedence: tuple[int, datetime, int, int]
-    """The order of admission: by priority, then the run's date, the task's position, the key."""
-    index: int | None = None
-    """Its position, if it has become ready in this transaction."""
-
-
 async def advance(
     tx: Transaction,
     graphs: Graphs,
@@ -114,7 +97,9 @@ async def advance(
     known = await graphs.load(tx, {card["version_id"] for card in cards.values()})
     of_run = {key: known[card["version_id"]] for key, card in cards.items()}
     ready = sorted([*waiting, *_just_ready(turn)], key=lambda one: one.precedence)
-    decision = _decide(ready, turn, of_run, use, slots, looked=look is not None)
+    decision = NOBODY
+    if not use.somebody_waits or look is not None:
+        decision = decide(ready, of_run, use, slots, ending=_ending(turn))
     chosen = set(decision.admitted)
     states = turn.changes()
     await tx.lock(
@@ -178,45 +163,21 @@ def _just_ready(turn: Turn) -> list[Ready]:
     found = []
     for run_pk, i in turn.ready():
         task, card, key = turn.graph(run_pk).tasks[i], turn.card(run_pk), turn.key(run_pk, i)
-        order = card["logical_date"] or card["run_after"]
         found.append(
             Ready(
                 key=key,
                 run_pk=run_pk,
                 pool=task.pool,
                 pool_slots=task.pool_slots,
-                precedence=(-task.priority_weight, order, i, key),
+                precedence=precedence(task, card["logical_date"] or card["run_after"], i, key),
                 index=i,
             )
         )
     return found
 
 
-def _decide(
-    ready: Sequence[Ready], turn: Turn, of_run: Mapping[int, Graph], use: Usage, slots: int, *, looked: bool
-) -> Admission:
-    """Which of these get a slot now: as many as every limit allows."""
-    if use.everything is None or (use.somebody_waits and not looked):
-        return Admission(admitted=(), full_runs=frozenset(), full_pools=frozenset())
-    # what ends in this transaction gives its slots back in it
-    freed: dict[str, int] = {}
-    freed_in: dict[int, int] = {}
-    for one in turn.whereabouts.values():
-        task = turn.graph(one.run_pk).tasks[one.task_index]
-        freed[task.pool] = freed.get(task.pool, 0) + task.pool_slots
-        freed_in[one.run_pk] = freed_in.get(one.run_pk, 0) + 1
-    total = free(use.everything.slots, use.everything.used - len(turn.whereabouts))
-    return admit(
-        [Candidate(key=one.key, run_pk=one.run_pk, pool=one.pool, pool_slots=one.pool_slots) for one in ready],
-        Room(
-            total=slots if total < 0 else min(slots, total),
-            runs={
-                key: max(0, of_run[key].dag.max_active_tasks - one.active + freed_in.get(key, 0))
-                for key, one in use.runs.items()
-            },
-            pools={name: free(one.slots, one.used - freed.get(name, 0)) for name, one in use.pools.items()},
-        ),
-    )
+def _ending(turn: Turn) -> list[tuple[int, Task]]:
+    return [(one.run_pk, turn.graph(one.run_pk).tasks[one.task_index]) for one in turn.whereabouts.values()]
 
 
 def _admittees(

@@ -7,6 +7,8 @@ from attrs import define, field
 from scheduler.executors.base import Berth, Executor
 from scheduler.loading.sources import PinnedSources
 from scheduler.procedures.advance import Advanced
+from scheduler.procedures.launch import Launched, Room
+from scheduler.procedures.pictures import Pictures
 from scheduler.procedures.placement import Place, Placed, Whereabouts
 from scheduler.store import dags
 from scheduler.store.topics import Topic
@@ -22,6 +24,7 @@ class Dispatch:
     store: Store
     executor: Executor
     place: Place
+    pictures: Pictures
     sources: PinnedSources
     whereabouts: dict[str, Whereabouts] = field(factory=dict, init=False)
     """By token, of attempts that were handed over and have not ended; a hint that saves reading it."""
@@ -34,6 +37,11 @@ class Dispatch:
     def berths(self) -> list[Berth]:
         """Where attempts can go now."""
         return self.executor.berths()
+
+    def room(self) -> Room | None:
+        """Where what is just launched may start; None while somebody waits, for he goes first."""
+        berths = [] if self.somebody_waits else self.berths()
+        return Room(where=self.place, berths=berths) if berths else None
 
     def give_back(self, done: Advanced) -> None:
         """After a commit that ended attempts: wake admission, if anybody waits that it has not looked at."""
@@ -53,6 +61,11 @@ class Dispatch:
         while len(self.whereabouts) > REMEMBERED:
             self.whereabouts.pop(next(iter(self.whereabouts)))
         self.executor.submit([one for one in placed.workloads if one.token not in self._given_up])
+
+    async def hand_over_launched(self, launched: Launched) -> None:
+        """Remember new runs, and submit those of their tasks that were started with them."""
+        self.pictures.keep(launched.pictures)
+        await self.hand_over(launched.placed)
 
     def give_up(self, tokens: Iterable[str]) -> list[str]:
         """Those of these started attempts that the executor has not got; from now on it never gets them.

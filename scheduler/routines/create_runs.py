@@ -8,7 +8,8 @@ from nurseries.routine import Pace, Progress
 from scheduler.decisions.identity import run_id
 from scheduler.model import RunType
 from scheduler.model.facts import FactKind
-from scheduler.procedures.launch import launch
+from scheduler.procedures.dispatch import Dispatch
+from scheduler.procedures.launch import Launched, Room, launch
 from scheduler.store import dags, runs
 from scheduler.store.documents import Graphs
 from scheduler.store.locks import Lock
@@ -27,10 +28,11 @@ class Created:
     dropped: int
     wait: float | None
     """Seconds until the next slot of any dag."""
+    launched: Launched
 
 
-@writer(Lock.DAG, inserts=(Lock.DAG_RUN, Lock.TASK_INSTANCE))
-async def create_due_runs(tx: Transaction, graphs: Graphs, at_most: int) -> Created:
+@writer(Lock.DAG, Lock.POOL, inserts=(Lock.DAG_RUN, Lock.TASK_INSTANCE))
+async def create_due_runs(tx: Transaction, graphs: Graphs, at_most: int, room: Room | None = None) -> Created:
     """Claim due dags, insert the runs of their slots, move their pointers: all or nothing."""
     claimed = await tx.lock(dags.CLAIM_DUE, now=tx.now, at_most=at_most)
     rows = [row for row in await dags.due(tx, claimed) if row["version_id"] is not None]
@@ -52,8 +54,8 @@ async def create_due_runs(tx: Transaction, graphs: Graphs, at_most: int) -> Crea
             first_seen=row["created_at"],
             last_end=row["last_end"],
         )
-        room = dag.max_active_runs - active[row["id"]]["running"] - active[row["id"]]["queued"]
-        slots = plan.slots[: max(0, room)]
+        runs_left = dag.max_active_runs - active[row["id"]]["running"] - active[row["id"]]["queued"]
+        slots = plan.slots[: max(0, runs_left)]
         held_back = plan.slots[len(slots) :]
         if held_back:
             cursor = slots[-1].run_after if slots else row["cursor"]
@@ -77,12 +79,12 @@ async def create_due_runs(tx: Transaction, graphs: Graphs, at_most: int) -> Crea
         ]
     if pointers:
         await dags.move_pointers(tx, pointers)
-    created = await launch(tx, new, paused={row["id"]: row["is_paused"] for row in rows})
+    launched = await launch(tx, new, paused={row["id"]: row["is_paused"] for row in rows}, room=room)
     if dropped:
         tx.tell(FactKind.SLOTS_DROPPED, dropped=dropped)
     due = await dags.next_due(tx)
     wait = None if due is None else max(0.0, (due - tx.now).total_seconds())
-    return Created(claimed=len(claimed), created=len(created), dropped=dropped, wait=wait)
+    return Created(claimed=len(claimed), created=len(launched.keys), dropped=dropped, wait=wait, launched=launched)
 
 
 @frozen(kw_only=True)
@@ -91,12 +93,14 @@ class CreateRuns:
 
     store: Store
     graphs: Graphs
+    dispatch: Dispatch
     at_most: int = 100
     pace = Pace(seconds=60)
     wakes_on = (Topic.DAG_DUE, Topic.RUN_FINISHED)
 
     async def step(self) -> Progress:
-        done = await self.store.transact(create_due_runs, self.graphs, self.at_most)
+        done = await self.store.transact(create_due_runs, self.graphs, self.at_most, self.dispatch.room())
+        await self.dispatch.hand_over_launched(done.launched)
         if done.claimed == self.at_most:
             return Progress.MORE
         return Progress.IDLE if done.wait is None else Progress.again(done.wait)

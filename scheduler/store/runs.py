@@ -70,12 +70,12 @@ _INSERT_INSTANCES = sa.text(
     " CAST(:state AS text[]), CAST(:max_tries AS integer[]), CAST(:pool AS text[]),"
     " CAST(:pool_slots AS integer[]), CAST(:priority AS integer[]), CAST(:ready_order AS timestamptz[]))"
     " WITH ORDINALITY AS v(run_pk, task_id, task_index, state, max_tries, pool, pool_slots, priority,"
-    " ready_order, n) ORDER BY v.n RETURNING id"
+    " ready_order, n) ORDER BY v.n RETURNING id, run_pk, task_index"
 )
 
 
 async def create(tx: Transaction, runs: Sequence[NewRun]) -> dict[tuple[int, str], int]:
-    """Insert runs and all their instances; return the new keys by (dag key, run id).
+    """Insert runs, without their instances; return the new keys by (dag key, run id).
 
     The dags' rows are held, so nobody else inserts runs of theirs: a run id or logical date that exists already
     is simply left out of the answer.
@@ -99,31 +99,35 @@ async def create(tx: Transaction, runs: Sequence[NewRun]) -> dict[tuple[int, str
             "conf": [None if run.conf is None else msgspec.json.encode(run.conf).decode() for run in ordered],
         },
     )
-    keys = {(row["dag_pk"], row["run_id"]): row["id"] for row in rows}
-    created = [(keys[run.dag_pk, run.run_id], run) for run in ordered if (run.dag_pk, run.run_id) in keys]
+    return {(row["dag_pk"], row["run_id"]): row["id"] for row in rows}
+
+
+async def create_instances(tx: Transaction, created: Iterable[tuple[int, NewRun]]) -> dict[tuple[int, int], int]:
+    """Insert all instances of these new runs, given with their keys; return theirs by (run key, task position)."""
     instances = [
         (run_pk, i, task, run.first.get(i, TaskState.NONE), run.logical_date or run.run_after)
-        for run_pk, run in created
+        for run_pk, run in sorted(created, key=lambda one: one[0])
         for i, task in enumerate(run.graph.tasks)
     ]
-    if instances:
-        await tx.insert(
-            Lock.TASK_INSTANCE,
-            _INSERT_INSTANCES,
-            {
-                "now": tx.now,
-                "run_pk": [run_pk for run_pk, *_ in instances],
-                "task_id": [task.task_id for _, _, task, _, _ in instances],
-                "task_index": [i for _, i, *_ in instances],
-                "state": [str(state) for _, _, _, state, _ in instances],
-                "max_tries": [task.retry.retries for _, _, task, _, _ in instances],
-                "pool": [task.pool for _, _, task, _, _ in instances],
-                "pool_slots": [task.pool_slots for _, _, task, _, _ in instances],
-                "priority": [task.priority_weight for _, _, task, _, _ in instances],
-                "ready_order": [order for *_, order in instances],
-            },
-        )
-    return keys
+    if not instances:
+        return {}
+    rows = await tx.insert(
+        Lock.TASK_INSTANCE,
+        _INSERT_INSTANCES,
+        {
+            "now": tx.now,
+            "run_pk": [run_pk for run_pk, *_ in instances],
+            "task_id": [task.task_id for _, _, task, _, _ in instances],
+            "task_index": [i for _, i, *_ in instances],
+            "state": [str(state) for _, _, _, state, _ in instances],
+            "max_tries": [task.retry.retries for _, _, task, _, _ in instances],
+            "pool": [task.pool for _, _, task, _, _ in instances],
+            "pool_slots": [task.pool_slots for _, _, task, _, _ in instances],
+            "priority": [task.priority_weight for _, _, task, _, _ in instances],
+            "ready_order": [order for *_, order in instances],
+        },
+    )
+    return {(row["run_pk"], row["task_index"]): row["id"] for row in rows}
 
 
 _ACTIVE = sa.text(

@@ -17,6 +17,7 @@ from scheduler.executors.base import Berth
 from scheduler.loading.loader import ImportFailure
 from scheduler.model import Outcome, OutcomeKind, RunState, StartRequest, TaskState
 from scheduler.procedures.advance import Look
+from scheduler.procedures.launch import Room
 from scheduler.procedures.pictures import Pictures
 from scheduler.procedures.turn import prepare
 from scheduler.store import seats
@@ -214,7 +215,12 @@ def _pause_dag(facts: Facts, daemon: Daemon, side: int) -> Shapes:
 
 @case("create_due_runs")
 def _create_due_runs(facts: Facts, daemon: Daemon, side: int) -> Shapes:
-    return {"all": (daemon.graphs, 100), "one": (daemon.graphs, 1), "cold": (Graphs(), 100)}
+    return {
+        "all": (daemon.graphs, 100, Room(where=daemon.place, berths=berths(100))),
+        "one": (daemon.graphs, 1, Room(where=daemon.place, berths=berths(1))),
+        "no worker": (daemon.graphs, 100),
+        "cold": (Graphs(), 100),
+    }
 
 
 @case("trigger_run")
@@ -222,6 +228,7 @@ def _trigger_run(facts: Facts, daemon: Daemon, side: int) -> Shapes:
     date = facts.now.replace(minute=0, second=0) - timedelta(hours=1)
     return {
         "dated": (daemon.graphs, "clock", None, date, None),
+        "starts": (daemon.graphs, "tail", None, None, None, Room(where=daemon.place, berths=berths(2))),
         "full": (daemon.graphs, "fan", f"by hand {side}", None, None),
         "has room": (daemon.graphs, "tail", None, None, {"a": 1}),
         "the same id": (daemon.graphs, "tail", "twice", None, None),

@@ -20,7 +20,9 @@ def _daemon(world: World, folder: Path) -> tuple[Rescue, Dispatch, InstantExecut
     """The routine, with an executor whose worker is the world's."""
     executor = InstantExecutor(Switchboard(), worker=world.worker)
     sources = PinnedSources(folder)
-    dispatch = Dispatch(store=world.store, executor=executor, place=world.place, sources=sources)
+    dispatch = Dispatch(
+        store=world.store, executor=executor, place=world.place, pictures=world.pictures, sources=sources
+    )
     return (
         Rescue(store=world.store, graphs=world.graphs, steadiness=Steadiness(clock=SystemClock()), dispatch=dispatch),
         dispatch,

@@ -465,13 +465,21 @@ async def slots_are_never_exceeded(server: Server, dsn: str) -> None:
             await world.start(workloads)
             mine = [[one for one in workloads if one.dag_id == name] for name in ("d0", "d1")]
             await gap.play(lambda m=mine: world.advance(m[0]), lambda m=mine: world.advance(m[1]))
-            used = await world.rows(
-                "SELECT count(*) AS n FROM task_instance WHERE pool = 'one' AND state IN ('queued', 'running')"
-            )
-            assert used[0]["n"] <= 1, "two tasks in a pool of one slot"
-            server.sql("DELETE FROM event; DELETE FROM xcom; DELETE FROM attempt", database_of(dsn))
-            server.sql("DELETE FROM task_instance; DELETE FROM dag_run", database_of(dsn))
-            world.pictures.clear()
+            await _one_slot_is_used_once(world, server, dsn)
+        await world.put(*(chain(1, f"e{i}", pool="one") for i in range(2)), file="e.py")
+        for gap in Gap.each(world):
+            await gap.play(lambda: world.launch("e0"), lambda: world.launch("e1"))
+            await _one_slot_is_used_once(world, server, dsn)
+
+
+async def _one_slot_is_used_once(world: World, server: Server, dsn: str) -> None:
+    used = await world.rows(
+        "SELECT count(*) AS n FROM task_instance WHERE pool = 'one' AND state IN ('queued', 'running')"
+    )
+    assert used[0]["n"] <= 1, "two tasks in a pool of one slot"
+    server.sql("DELETE FROM event; DELETE FROM xcom; DELETE FROM attempt", database_of(dsn))
+    server.sql("DELETE FROM task_instance; DELETE FROM dag_run", database_of(dsn))
+    world.pictures.clear()
 
 
 def _with_pool(dag_id: str) -> Any:

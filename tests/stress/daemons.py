@@ -223,11 +223,11 @@ async def open_daemon(
         await store.transact(seats.take_seat, seat)
         sources = PinnedSources(folder)
         place = Place(daemon=seat.uuid, logs=folder, source_path=sources.path, dags_dir=folder)
-        dispatch = Dispatch(store=store, executor=executor, place=place, sources=sources)
         pictures, steps, steadiness = Pictures(), Steps(), Steadiness(clock=clock)
+        dispatch = Dispatch(store=store, executor=executor, place=place, pictures=pictures, sources=sources)
         routines = [
             LookOut(store=store, daemon=seat.uuid, steadiness=steadiness, poke=switchboard.poke),
-            CreateRuns(store=store, graphs=graphs),
+            CreateRuns(store=store, graphs=graphs, dispatch=dispatch),
             StartRuns(store=store, graphs=graphs),
             ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
             EnqueueTasks(store=store, graphs=graphs, pictures=pictures, dispatch=dispatch),
@@ -242,5 +242,5 @@ async def open_daemon(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervisor.run)
             executor.call(switchboard)
-            yield Daemon(store, executor, Commands(graphs=graphs), steps, seat)
+            yield Daemon(store, executor, Commands(graphs=graphs, dispatch=dispatch), steps, seat)
             nursery.cancel_scope.cancel()

@@ -195,3 +195,18 @@ async def test_tasks_and_runs_are_cleared_and_marked_beside_others(dsn: str) -> 
         await world.store.transact(clear_tasks, world.graphs, old, wide)
         await world.store.transact(start_queued_runs, world.graphs, 10)
         await world.round()
+
+
+async def test_runs_start_as_they_are_launched_beside_others(dsn: str) -> None:
+    async with open_world(dsn) as world:
+        await world.commands.set_pool(world.store, name="small", slots=2, description=None)
+        await world.put(*five(), chain(2, pool="small"), file="a.py")
+        assert len(await world.launch("chain")) == 1
+        for i in (3, 1):
+            first = await world.launch(f"dag{i}")
+            assert [one.task_id for one in first] == ["first"]
+        assert len(await world.launch("chain", run_id="second")) == 1
+        assert await world.launch("chain", run_id="third") == [], "its pool is full"
+        assert await world.launch("dag0") == [], "somebody waits"
+        assert len((await world.advance(first, result="1")).answers) == 1
+        assert [one.dag_id for one in await world.admit()] == ["dag0"]

@@ -149,7 +149,7 @@ EXCUSED_SWAPS: dict[str, str] = {
     "create_due_runs: known = await graphs.load": (
         "versions are immutable, and the other read is of dags that are held"
     ),
-    "create_due_runs: if pointers: <-> created = await launch": (
+    "create_due_runs: if pointers: <-> launched = await launch": (
         "the pointers are columns of dags that are held, which launching neither reads nor writes; rows of a lower rank"
         " may be written late, for they are locked already"
     ),
