@@ -81,7 +81,7 @@ class Attempt:
 
     # ---- from outside
 
-    def begin(self) -> None:
+    def set_off(self) -> None:
         """Give it its process, and that process its job, at once; `run` sees to the rest."""
         try:
             cradle = self.take()

@@ -172,7 +172,7 @@ class Worker:
             spawn=self._nursery.start_soon,
         )
         self._attempts[token] = attempt
-        attempt.begin()
+        attempt.set_off()
         self._nursery.start_soon(attempt.run)
 
     def _end(self, token: str, outcome: Outcome | None) -> None:

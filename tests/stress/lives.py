@@ -209,4 +209,4 @@ async def test_runs_start_as_they_are_launched_beside_others(dsn: str) -> None:
         assert await world.launch("chain", run_id="third") == [], "its pool is full"
         assert await world.launch("dag0") == [], "somebody waits"
         assert len((await world.advance(first, result="1")).answers) == 1
-        assert [one.dag_id for one in await world.admit()] == ["dag0"]
+        assert sorted(one.dag_id for one in await world.admit()) == ["dag0", "dag1", "dag1"], "left to admission"
