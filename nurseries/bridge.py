@@ -17,6 +17,7 @@ import trio
 import trio_asyncio
 
 from nurseries.errors import CrossingCancelled
+from nurseries.ready import run_ready_at_once
 from nurseries.timers import tidy_timers
 
 T = TypeVar("T")
@@ -128,6 +129,7 @@ async def open_bridge(*, on_error: Callable[[BaseException], None] | None = None
     """
     async with trio_asyncio.open_loop() as loop:
         tidy_timers(loop)
+        run_ready_at_once(loop)
         bridge = Bridge(loop, on_error)
         loop.set_exception_handler(bridge._unhandled)  # noqa: SLF001 - private to the users of a bridge, not to this file
         yield bridge

@@ -1,11 +1,12 @@
 """Logging of the daemon: coloured lines on a terminal, prefixed ones for the journal, JSON lines otherwise."""
 
-import json
 import logging
 import os
 import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
+
+import msgspec
 
 from scheduler.model.facts import Fact, FactKind
 
@@ -133,7 +134,7 @@ class JsonFormatter(logging.Formatter):
             entry |= {"fact": str(fact.kind), "about": fact.about}
         if record.exc_info and record.exc_info[0] is not None:
             entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry, default=str, ensure_ascii=False)
+        return msgspec.json.encode(entry, enc_hook=str).decode()
 
 
 def configure(*, verbose: bool, stream: TextIO | None = None) -> None:

@@ -34,7 +34,9 @@ from scheduler.store.topics import Topic
 from scheduler.store.writer import Row, Transaction
 
 PAGE = 500
-"""Waiting tasks looked at in one transaction."""
+"""Waiting tasks looked at in one transaction, at most."""
+BEYOND = 100
+"""How many more than there are slots for: some will be passed over, for their run or their pool is full."""
 
 
 @frozen(kw_only=True)
@@ -56,8 +58,8 @@ class Advanced:
     finished: frozenset[int] = frozenset()
     stale: frozenset[int] = frozenset()
     """Runs that are not as this daemon remembers them."""
-    seen: int = 0
-    """How many of those who wait were looked at."""
+    page_is_full: bool = False
+    """More may wait than were looked at."""
     passed_over: bool = False
     """Somebody was left waiting, for a slot or because his run was held."""
     skipped: bool = False
@@ -79,7 +81,8 @@ async def advance(
     look: Look | None,
 ) -> Advanced:
     """End the attempts of this turn, judge their runs, and admit up to `slots` tasks, started where a berth is."""
-    waiting = await _waiting(tx, look) if look is not None and slots > 0 else []
+    page = min(PAGE, slots + BEYOND)
+    waiting = await _waiting(tx, look, page) if look is not None and slots > 0 else []
     wanted = turn.plans.keys() | {one.run_pk for one in waiting}
     if not wanted:
         return Advanced(looked_at_all=look is not None and slots > 0)
@@ -136,17 +139,17 @@ async def advance(
         },
         finished=frozenset(key for key, state in ends.items() if state is not None),
         stale=frozenset(stale),
-        seen=len(waiting),
+        page_is_full=len(waiting) == page,
         passed_over=len(admitted) < len(ready),
         skipped=len(held) < len(wanted),
-        looked_at_all=look is not None and slots > 0 and len(waiting) < PAGE and len(held) == len(wanted),
+        looked_at_all=look is not None and slots > 0 and len(waiting) < page and len(held) == len(wanted),
         full_runs=decision.full_runs,
         full_pools=decision.full_pools | (names - use.pools.keys()),
     )
 
 
-async def _waiting(tx: Transaction, look: Look) -> list[Ready]:
-    rows = await tasks.ready(tx, full_runs=look.full_runs, full_pools=look.full_pools, at_most=PAGE)
+async def _waiting(tx: Transaction, look: Look, at_most: int) -> list[Ready]:
+    rows = await tasks.ready(tx, full_runs=look.full_runs, full_pools=look.full_pools, at_most=at_most)
     return [
         Ready(
             key=row["id"],

@@ -88,6 +88,7 @@ async def place(
         await tasks.forget_results(tx, again)
     inputs = await upstream_results(tx, [(one.run_pk, graphs[one.run_pk], task) for one, task in started])
     taken = {one.key: result for (one, _), result in zip(started, inputs, strict=True)}
+    files: dict[tuple[str, str], tuple[str, str]] = {}
     workloads, claims, whereabouts = [], [], {}
     for one, task in moored:
         card, graph, berth = cards[one.run_pk], graphs[one.run_pk], berth_of.get(one.key)
@@ -95,6 +96,10 @@ async def place(
         # made of integers and the token only: no name that a user chose becomes part of a path
         log = f"{where.logs}/{one.run_pk}/{one.key}-{one.try_number}-{token}.log"
         conf = card["conf"] or {}
+        source = card["source_hash"], card["file"]
+        if source not in files:
+            files[source] = str(where.dags_dir / card["file"]), str(where.source_path(*source))
+        file, source_path = files[source]
         workloads.append(
             Workload(
                 token=token,
@@ -111,8 +116,8 @@ async def place(
                 run_after=card["run_after"],
                 params={**graph.dag.params, **conf},
                 conf=conf,
-                file=str(where.dags_dir / card["file"]),
-                source_path=str(where.source_path(card["source_hash"], card["file"])),
+                file=file,
+                source_path=source_path,
                 source_hash=card["source_hash"],
                 log_path=log,
                 execution_timeout=task.execution_timeout,

@@ -12,7 +12,7 @@ from attrs import frozen
 
 from nurseries.routine import Pace, Progress
 from scheduler.executors.base import Berth
-from scheduler.procedures.advance import PAGE, Advanced, Look, advance
+from scheduler.procedures.advance import Advanced, Look, advance
 from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.pictures import Pictures
 from scheduler.procedures.placement import Place
@@ -74,7 +74,7 @@ class EnqueueTasks:
             full_runs |= done.full_runs
             full_pools |= done.full_pools
             nobody = not done.placed.workloads and len(full_runs) + len(full_pools) == looked_past
-            if done.seen < PAGE or nobody:
+            if not done.page_is_full or nobody:
                 waits = done.passed_over or bool(full_runs or full_pools)
                 break
         else:

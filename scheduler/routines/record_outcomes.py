@@ -59,7 +59,7 @@ class RecordOutcomes:
     pictures: Pictures
     executor: Executor
     dispatch: Dispatch
-    at_most: int = 200
+    at_most: int = 500
     pace = Pace(seconds=5)
     wakes_on = (Topic.OUTCOME_REPORTED,)
 

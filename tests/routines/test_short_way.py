@@ -275,7 +275,7 @@ async def test_those_who_wait_and_those_who_have_just_become_ready_go_by_priorit
         await world.advance([head], slots=0)
         done = await world.advance(running, slots=3, look=Look())
         assert [one.task_id for one in done.placed.workloads] == ["urgent", "z", "m0"]
-        assert (done.seen, done.passed_over, done.looked_at_all) == (4, True, True)
+        assert (done.page_is_full, done.passed_over, done.looked_at_all) == (False, True, True)
         assert await world.states(first) == {"a": "success", "urgent": "running", "z": "running"}
         assert Counter((await world.states(run)).values()) == {"success": 1, "running": 1, "scheduled": 3, "none": 1}
 
