@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from scheduler.executors import job
 from scheduler.executors.cradle import Cradle
@@ -130,7 +130,7 @@ class Attempt:
                 return
             if wanted:
                 self._read_rest(cradle)
-                self._conclude(self._judge(cradle))
+                self._conclude(evolve(self._judge(cradle), pid=cradle.pid or None))
             else:
                 self._conclude(None)
         finally:
@@ -237,7 +237,7 @@ class Attempt:
             return
         if cradle.kill_alone():
             self._read_rest(cradle)
-            self._conclude(self._judge(cradle))
+            self._conclude(evolve(self._judge(cradle), pid=cradle.pid or None))
 
     def _conclude(self, outcome: Outcome | None) -> None:
         self._has_concluded = True

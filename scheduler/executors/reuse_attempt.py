@@ -103,6 +103,7 @@ class SharedAttempt:
             retryable=ended.retryable,
             message=ended.message,
             reason=ended.reason,
+            pid=self.pid or None,
         )
 
     def outcome_of_intent(self, intent: Intent, *, exit_code: int | None = None) -> Outcome:
@@ -111,7 +112,14 @@ class SharedAttempt:
 
     def outcome(self, kind: OutcomeKind, reason: str, message: str, *, exit_code: int | None = None) -> Outcome:
         """What the worker itself has to say."""
-        return Outcome(token=self.workload.token, kind=kind, reason=reason, message=message, exit_code=exit_code)
+        return Outcome(
+            token=self.workload.token,
+            kind=kind,
+            reason=reason,
+            message=message,
+            exit_code=exit_code,
+            pid=self.pid or None,
+        )
 
 
 def _stamp(seconds: float) -> str:

@@ -96,6 +96,8 @@ class Outcome:
     """One line for people: the exception, "killed by SIGKILL", "timed out after 30 s"."""
     exit_code: int | None = None
     """Of the task process; negative: the signal that ended it."""
+    pid: int | None = None
+    """The task process, at its worker's host; None if there was none, or nobody knows."""
     reason: str = ""
     """Machine-readable cause of a failure: "exception", "timeout", "signal", "exit", "result", "cancelled",
     "import"; of a loss: "shutdown", "worker", "lease"; empty for success."""

@@ -102,6 +102,7 @@ async def settle(
                     report=report,
                     result=outcome.result,
                     decision=outcome.decision if end.state is TaskState.SUCCESS else None,
+                    pid=outcome.pid,
                 )
                 for row, outcome, end, report in ends
             ],

@@ -202,14 +202,14 @@ _END = sa.text(
     "WITH v AS MATERIALIZED (SELECT * FROM unnest(CAST(:keys AS bigint[]), CAST(:tokens AS uuid[]),"
     " CAST(:states AS text[]), CAST(:attempts AS text[]), CAST(:losses AS integer[]), CAST(:retries AS timestamptz[]),"
     " CAST(:decisions AS text[]), CAST(:exit_codes AS integer[]), CAST(:reasons AS text[]), CAST(:messages AS text[]),"
-    " CAST(:reports AS text[]), CAST(:results AS text[])) AS v(id, token, state, attempt, losses, retry_at, decision,"
-    " exit_code, reason, message, report, result)),"
+    " CAST(:reports AS text[]), CAST(:results AS text[]), CAST(:pids AS integer[])) AS v(id, token, state, attempt,"
+    " losses, retry_at, decision, exit_code, reason, message, report, result, pid)),"
     " ti AS (UPDATE task_instance ti SET state = v.state, token = NULL, losses = v.losses, retry_at = v.retry_at,"
     " decision = CAST(v.decision AS jsonb),"
     " end_date = CASE WHEN v.state = 'scheduled' THEN NULL ELSE CAST(:now AS timestamptz) END FROM v"
     " WHERE ti.id = v.id AND ti.token = v.token AND ti.state || '' IN ('queued', 'running') RETURNING 1),"
     " a AS (UPDATE attempt a SET state = v.attempt, ended_at = :now, exit_code = v.exit_code, reason = v.reason,"
-    " message = v.message, report = v.report FROM v WHERE a.token = v.token),"
+    " message = v.message, report = v.report, pid = coalesce(v.pid, a.pid) FROM v WHERE a.token = v.token),"
     " x AS (INSERT INTO xcom (ti_id, key, value) SELECT v.id, 'return_value', v.result FROM v"
     " WHERE v.result IS NOT NULL AND v.state = 'success'"
     " ON CONFLICT (ti_id, key) DO UPDATE SET value = excluded.value)"
@@ -278,6 +278,7 @@ class End:
     report: str = ""
     result: str | None = None
     decision: Mapping[str, Sequence[str]] | None = None
+    pid: int | None = None
 
 
 async def end(tx: Transaction, ends: Sequence[End]) -> None:
@@ -303,6 +304,7 @@ async def end(tx: Transaction, ends: Sequence[End]) -> None:
             "messages": [one.message for one in ends],
             "reports": [one.report for one in ends],
             "results": [one.result for one in ends],
+            "pids": [one.pid for one in ends],
         },
     )
 
