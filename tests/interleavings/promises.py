@@ -86,13 +86,15 @@ PROMISES: dict[str, str] = {
         "SELECT ti.id FROM task_instance ti LEFT JOIN dag_run r ON r.id = ti.run_pk WHERE r.id IS NULL"
     ),
     "a running run has nothing that would ever move it": (
-        "SELECT r.run_id FROM dag_run r JOIN dag d ON d.id = r.dag_pk WHERE r.state = 'running'"
+        "SELECT r.run_id FROM dag_run r JOIN dag d ON d.id = r.dag_pk WHERE r.state = 'running' AND NOT d.is_paused"
         " AND NOT EXISTS (SELECT FROM event e WHERE e.run_pk = r.id AND e.kind <> 'timeout') AND NOT EXISTS"
         " (SELECT FROM task_instance ti WHERE ti.run_pk = r.id"
         " AND ti.state IN ('scheduled', 'queued', 'running', 'restarting'))"
     ),
     "a task ended, and neither an event nor the run knows": (
-        "SELECT ti.id FROM task_instance ti WHERE ti.state = 'up_for_retry'"
+        # of a paused dag: unpausing it has its runs judged as a whole
+        "SELECT ti.id FROM task_instance ti JOIN dag_run r ON r.id = ti.run_pk JOIN dag d ON d.id = r.dag_pk"
+        " WHERE ti.state = 'up_for_retry' AND NOT d.is_paused"
         " AND NOT EXISTS (SELECT FROM event e WHERE e.ti_id = ti.id)"
         " AND NOT EXISTS (SELECT FROM event e WHERE e.run_pk = ti.run_pk AND e.kind = 'run')"
     ),
