@@ -11,7 +11,7 @@ if somebody waits after all, to nobody: so no priority is jumped.
 What follows from the successes is planned before (procedures/turn.py). Nothing is written of a run whose `seq`, or
 whose rows, are not as planned.
 
-Locks: DAG_RUN (skipping), POOL, TASK_INSTANCE.
+Locks: DAG_RUN (skipping), POOL (skipping without `Look`), TASK_INSTANCE.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -91,8 +91,14 @@ async def advance(
     names: set[str] = set()
     if slots > 0:
         names = {turn.graph(key).tasks[i].pool for key, i in turn.ready()} | {one.pool for one in waiting}
-    if names:
+    if names and look is not None:
         await tx.lock(pools.LOCK_NAMED, names=sorted(names | {EVERYTHING}))
+    elif names:
+        # somebody else gives slots away at this moment: what has become ready is left to enqueue_tasks, which waits,
+        # and takes all that has gathered by then; nobody else waits for the end of these attempts
+        claimed = await tx.lock(pools.CLAIM_NAMED, names=sorted(names | {EVERYTHING}))
+        if len(claimed) <= len(names):
+            names = set()
     use = await usage.in_use(tx, held, names)
     stale = {key for key in turn.plans if key not in use.runs or use.runs[key].seq != turn.known[key].seq}
     turn = turn.of([key for key in turn.plans if key not in stale and not use.runs[key].hindered])

@@ -5,7 +5,7 @@ started there, unless somebody waits for a slot: then they are left `scheduled`,
 priority. So from a trigger on an idle system to user code there is one commit. The decisions are the same functions
 that start_runs, schedule_tasks and enqueue_tasks use. Called under the locks of the dags' rows.
 
-Locks: DAG (held), the new DAG_RUN rows, POOL, the new TASK_INSTANCE rows.
+Locks: DAG (held), the new DAG_RUN rows, POOL (skipping), the new TASK_INSTANCE rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,9 @@ async def launch(
     names = {run.graph.tasks[i].pool for run, _ in made.values() for i in _first(run)}
     slots = 0 if room is None else sum(berth.free for berth in room.berths)
     if slots and names:
-        await tx.lock(pools.LOCK_NAMED, names=sorted(names | {EVERYTHING}))
+        claimed = await tx.lock(pools.CLAIM_NAMED, names=sorted(names | {EVERYTHING}))
+        slots = slots if len(claimed) > len(names) else 0  # somebody else gives slots away: left to enqueue_tasks
+    if slots and names:
         use = await usage.in_use(tx, (), names)
     instances = await runs.create_instances(tx, [(key, run) for key, (run, _) in made.items()])
     await _announce(tx, {key: run for key, (run, _) in made.items()})

@@ -11,6 +11,7 @@ EVERYTHING = "*"
 
 _named = t.pool.c.name == sa.any_(sa.bindparam("names", type_=sa.ARRAY(sa.Text)))
 LOCK_NAMED = locking(Lock.POOL, _named, wait=Wait.WAIT)
+CLAIM_NAMED = locking(Lock.POOL, _named, wait=Wait.SKIP)
 LOCK_FOR_DELETION = locking(Lock.POOL, _named, wait=Wait.WAIT, mode=Mode.UPDATE)
 
 _INSERT = sa.text(

@@ -3,6 +3,7 @@
 import uuid
 from collections import Counter
 from functools import partial
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -12,8 +13,9 @@ from scheduler.model import Dag, OutcomeKind, Task, TaskKind
 from scheduler.procedures.advance import Look
 from scheduler.procedures.settle import Verdict
 from scheduler.routines.record_outcomes import advance_runs
-from scheduler.store import runs, tables, tasks
+from scheduler.store import pools, runs, tables, tasks
 from scheduler.store.locks import Lock
+from scheduler.store.topics import Topic
 from scheduler.store.writer import Transaction, writer
 from tests.world import NEVER, chain, fan, open_world
 
@@ -299,3 +301,27 @@ async def test_who_waits_in_a_run_that_somebody_holds_is_left_to_admission(dsn: 
         assert len(mine) == 1
         await other.store.transact(holds_a_waiting_run)
         assert [one.task_id for one in seen[0].placed.workloads] == ["t1"]
+
+
+async def test_a_pool_that_somebody_holds_is_not_waited_for(dsn: str) -> None:
+    """Whoever ends tasks goes on: what has become ready is left to admission, which waits its turn."""
+    async with open_world(dsn) as world, open_world(dsn) as other:
+        await world.put(chain(2))
+        run = await world.trigger("chain")
+        workloads = await world.admit(starts=True)
+        seen: list[Any] = []
+
+        @writer(Lock.POOL)
+        async def holds_the_pool(tx: Transaction) -> None:
+            await tx.lock(pools.LOCK_NAMED, names=["*", "default_pool"])
+            seen.append(await other.bridge.call_trio(world.advance, workloads))
+            seen.append(await other.bridge.call_trio(partial(world.launch, "chain", run_id="launched")))
+
+        await other.store.transact(holds_the_pool)
+        advanced, launched = seen
+        assert advanced.answers == {workloads[0].token: Verdict.ACCEPTED}
+        assert advanced.placed.workloads == ()
+        assert launched == []
+        assert await world.states(run) == {"t0": "success", "t1": "scheduled"}
+        assert world.poked.count(Topic.TASK_SCHEDULED) >= 2
+        assert sorted(one.run_id for one in await world.admit(starts=True)) == sorted([run, "launched"])

@@ -153,8 +153,10 @@ async def look(stores: list[Any], busy: Server, database: str, watch: Watch) -> 
 
 async def test_daemons_at_full_load_never_deadlock(busy: Server, busy_dsn: str, tmp_path: Path) -> None:
     database = database_of(busy_dsn)
-    counter = f"SELECT deadlocks FROM pg_stat_database WHERE datname = '{database}'"
-    before, ledger, watch = int(busy.sql(counter)), Ledger(), Watch()
+    counter, commits = (
+        f"SELECT {column} FROM pg_stat_database WHERE datname = '{database}'" for column in ("deadlocks", "xact_commit")
+    )
+    before, committed, ledger, watch = int(busy.sql(counter)), int(busy.sql(commits)), Ledger(), Watch()
     async with open_bridge() as bridge:
         async with AsyncExitStack() as stack:
             everybody = [
@@ -180,10 +182,11 @@ async def test_daemons_at_full_load_never_deadlock(busy: Server, busy_dsn: str, 
     tasks = sum(one.executor.ended for one in everybody)
     rates = rates_of(watch)
     memory = [size for _, _, size in watch.marks]
-    deadlocks = int(busy.sql(counter)) - before
+    deadlocks, committed = int(busy.sql(counter)) - before, int(busy.sql(commits)) - committed
     tell(
         "soak",
-        f"{SECONDS} s, {DAEMONS} daemons, {transactions} transactions of {len(ledger.commits)} writers, {tasks} tasks"
+        f"{SECONDS} s, {DAEMONS} daemons, {committed} transactions, {transactions} of them of {len(ledger.commits)}"
+        f" writers (the others read, or renew a lease), {tasks} tasks"
         f" ended, {watch.commands} commands, {ledger.rows} row locks, {len(ledger.edges)} orders of locks",
     )
     tell(
