@@ -1,7 +1,7 @@
 """Record what workers report of their attempts, in batches, and acknowledge it after the commit.
 
 queued, running -> success, failed, skipped, up_for_retry, scheduled (after a loss). Each end leaves an event for
-its run; successes take the short way where they can (procedures/advance.py), which judges the run and queues what
+its run; successes take the short way where they can (procedures/advance.py), which judges the run and starts what
 has become ready in the same transaction. Reports stay in the executor's inbox until they are committed, and at the
 worker until they are acknowledged: killed at any instant, this routine loses nothing, and a report that comes twice
 changes nothing.

@@ -30,6 +30,7 @@ def server_settings(
         "client_connection_check_interval": "1s",
         "idle_in_transaction_session_timeout": f"{int(limits.idle_in_transaction * 1000)}",
         "jit": "off",
+        # statements find their rows by keys in arrays: a plan made for the values is no better, and is made each time
         "plan_cache_mode": "force_generic_plan",
         "lock_timeout": f"{int(limits.lock * 1000)}",
         "statement_timeout": f"{int(limits.statement * 1000)}",
