@@ -7,6 +7,7 @@ order of parameters are kept here by statement, and a transaction calls the driv
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 import sqlalchemy as sa
@@ -33,11 +34,14 @@ class Compiled:
         return [given[name] if name in given else self.defaults[name] for name in self.names]
 
 
-_known: dict[sa.Executable, Compiled] = {}
+_known: WeakKeyDictionary[sa.Executable, Compiled] = WeakKeyDictionary()
 
 
-def compiled(statement: sa.Executable, *, keep: bool = True) -> Compiled:
-    """Compile a statement, or find it: those that are made once, at import, are kept, by identity."""
+def compiled(statement: sa.Executable) -> Compiled:
+    """Compile a statement, or find what was made of this very object: it is kept for as long as the statement is.
+
+    So one that is made at import is compiled once, and one that is made for a single call leaves nothing behind.
+    """
     made = _known.get(statement)
     if made is None:
         assert isinstance(statement, sa.ClauseElement)
@@ -47,9 +51,7 @@ def compiled(statement: sa.Executable, *, keep: bool = True) -> Compiled:
         state = filled.compile(dialect=_dialect).construct_expanded_state()  # type: ignore[attr-defined]
         names = tuple(state.positiontup or ())
         defaults = {name: state.parameters[name] for name in names if name not in asked}
-        made = Compiled(state.statement, names, defaults)
-        if keep:
-            _known[statement] = made
+        made = _known[statement] = Compiled(state.statement, names, defaults)
     return made
 
 

@@ -47,7 +47,7 @@ class Reading:
 
     async def fetch(self, statement: sa.Executable, params: Params = None) -> Sequence[Row]:
         """Run a SELECT and return all rows as mappings."""
-        made = compiled(statement, keep=params is not None)
+        made = compiled(statement)
         return await self._fetch(made.text, made.arguments(params))
 
     async def _fetch(self, text: str, arguments: list[Any]) -> Sequence[Row]:
@@ -141,7 +141,7 @@ class Transaction(Reading):
         self.facts.append(Fact(kind, about))
 
     async def _execute(self, statement: sa.Executable, params: Params) -> int:
-        made = compiled(statement, keep=params is not None)
+        made = compiled(statement)
         if self._stepper is not None:
             await self._stepper.before(self, made.text)
         status: str = await self._driver.execute(made.text, *made.arguments(params))

@@ -152,7 +152,7 @@ async def statements_by_key(theatre: Theatre, plans: int) -> None:
         for _ in range(plans):
             await theatre.reset("wide", shuffle=draw.randrange(10**6))
             for name, statement in everything.items():
-                made = compiled(waiting_twin(statement).select, keep=False)
+                made = compiled(waiting_twin(statement).select)
                 values = made.arguments(await arguments(theatre, statement))
                 table = statement.lock.table.name
                 rows, plan = await stopped.run(made.text, values, table, random_plans(draw), draw)

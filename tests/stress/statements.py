@@ -405,7 +405,7 @@ def inspecting(inspector: Inspector) -> Iterator[None]:
         """What names a lock or a table, and the keys of its rows or of their owners."""
 
         async def through(self: Transaction, where: Any, keys: Any, statement: Any, params: Any = None) -> Any:
-            made = compiled(statement, keep=params is not None)
+            made = compiled(statement)
             lock = where if isinstance(where, Lock) else {**SATELLITES, **APPEND_ONLY}[where]
             if keys:
                 arguments, counts = made.arguments(params), isinstance(where, Lock)
@@ -418,7 +418,7 @@ def inspecting(inspector: Inspector) -> Iterator[None]:
         """What names a lock or a table, and no rows: they come to be."""
 
         async def through(self: Transaction, where: Any, statement: Any, params: Any = None) -> Any:
-            made = compiled(statement, keep=params is not None)
+            made = compiled(statement)
             await inspector.write(self, None, (), made.text, made.arguments(params), counts=False)
             return await usual_methods[name](self, where, statement, params)
 
