@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import trio
 import trio_asyncio
 
+from nurseries.buffers import read_in_pieces
 from nurseries.errors import CrossingCancelled
 from nurseries.ready import run_ready_at_once
 from nurseries.timers import tidy_timers
@@ -130,6 +131,7 @@ async def open_bridge(*, on_error: Callable[[BaseException], None] | None = None
     async with trio_asyncio.open_loop() as loop:
         tidy_timers(loop)
         run_ready_at_once(loop)
+        read_in_pieces(loop)
         bridge = Bridge(loop, on_error)
         loop.set_exception_handler(bridge._unhandled)  # noqa: SLF001 - private to the users of a bridge, not to this file
         yield bridge
