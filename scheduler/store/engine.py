@@ -82,6 +82,8 @@ async def open_store(
             connect_args={
                 "timeout": limits.connect,
                 "command_timeout": statement_seconds + 0.5,
+                # the same few dozen for ever: by default each is made anew after five minutes, in the way of somebody
+                "max_cached_statement_lifetime": 0,
                 "server_settings": settings | {"statement_timeout": f"{int(statement_seconds * 1000)}"},
             },
         )
