@@ -72,7 +72,7 @@ def usage(pids: Iterable[int], *, with_memory: bool = True) -> list[Usage]:
             children = sum(int(value) for value in fields[_CUTIME : _CSTIME + 1]) / _TICK
             own = time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
             found.append(
-                Usage(pid=pid, name=_name(pid), cpu_s=own + children, pss_mb=_pss(pid) if with_memory else 0.0)
+                Usage(pid=pid, name=_name(pid), cpu_s=own + children, pss_mb=memory(pid)[0] if with_memory else 0.0)
             )
     return found
 
@@ -86,11 +86,17 @@ def work(pids: Iterable[int]) -> dict[str, float]:
     }
 
 
-def _pss(pid: int) -> float:
+def memory(pid: int) -> tuple[float, float]:
+    """PSS in MB, and what of it is anonymous: the process's own, whoever else has the same libraries mapped.
+
+    Raises OSError when there is no such process, or it belongs to somebody else.
+    """
+    found = {}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+        name, _, value = line.partition(":")
+        if name in ("Pss", "Pss_Anon"):
+            found[name] = int(value.split()[0]) / 1024
+    return found["Pss"], found["Pss_Anon"]
 
 
 def by_name(processes: Iterable[Usage], what: str) -> dict[str, float]:

@@ -3,6 +3,7 @@
 As a program: `python -m bench.scheduler_only DSN PLACE SHAPE quick|full SERVER_PID` prints one JSON object.
 """
 
+import gc
 import json
 import subprocess
 import sys
@@ -204,25 +205,30 @@ class Bench:
         }
 
 
+_WAL = sa.text("SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint AS bytes")
+_NEWEST_RUN = sa.text("SELECT coalesce(max(id), 0) AS newest FROM dag_run")
+_SUCCEEDED = sa.text("SELECT count(*) AS n FROM task_instance WHERE run_pk > :newest AND state = 'success'")
+_LOADED = sa.text("SELECT dag_id FROM dag WHERE is_present")
+
+
 async def _wal(tx: Reading) -> int:
-    (row,) = await tx.fetch(sa.text("SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint AS bytes"))
+    (row,) = await tx.fetch(_WAL)
     return int(row["bytes"])
 
 
 async def _newest_run(tx: Reading) -> int:
-    (row,) = await tx.fetch(sa.text("SELECT coalesce(max(id), 0) AS newest FROM dag_run"))
+    (row,) = await tx.fetch(_NEWEST_RUN)
     return int(row["newest"])
 
 
 async def _succeeded(tx: Reading, newest: int) -> int:
     """Instances of the runs after that one: whatever the size of history."""
-    statement = sa.text("SELECT count(*) AS n FROM task_instance WHERE run_pk > :newest AND state = 'success'")
-    (row,) = await tx.fetch(statement, {"newest": newest})
+    (row,) = await tx.fetch(_SUCCEEDED, {"newest": newest})
     return int(row["n"])
 
 
 async def _loaded(tx: Reading) -> set[str]:
-    return {row["dag_id"] for row in await tx.fetch(sa.text("SELECT dag_id FROM dag WHERE is_present"))}
+    return {row["dag_id"] for row in await tx.fetch(_LOADED)}
 
 
 @asynccontextmanager
@@ -288,6 +294,7 @@ async def open_bench(
                 worker.terminate()
                 with trio.CancelScope(shield=True):
                     await trio.to_thread.run_sync(worker.wait)
+                gc.unfreeze()  # the daemon had it done for the rest of its process, which goes on here without it
 
 
 def _start_worker(home: Home) -> subprocess.Popen[bytes]:

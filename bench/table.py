@@ -32,6 +32,10 @@ def show(report: Report, machine: Mapping[str, Any], settings: Mapping[str, Any]
     for measure in report.ordered():
         table.add_row(*_row(measure), style=None if measure.reached is not False else "yellow")
     console.print(table)
+    for measure in report.ordered():
+        for details in measure.details:
+            if "note" in details:
+                console.print(details["note"], soft_wrap=True)
     for failure in report.failures:
         console.print(Text.assemble(("failed: ", "red"), failure))
 
