@@ -16,7 +16,7 @@ from attrs import define, field
 
 from nurseries.bridge import Bridge, open_bridge
 from scheduler.commands import Commands
-from scheduler.commands.trigger import trigger_run
+from scheduler.commands.trigger import Request, trigger_runs
 from scheduler.executors.base import Berth
 from scheduler.loading.loader import Loaded
 from scheduler.model import (
@@ -130,12 +130,13 @@ class World:
 
     async def trigger(self, dag_id: str, **options: Any) -> str:
         options = {"conf": None, "logical_date": None, **options}
-        return await self.commands.trigger(self.store, dag_id=dag_id, **options)
+        return (await self.commands.trigger(self.store, dag_id=dag_id, **options)).run_id
 
     async def launch(self, dag_id: str, *, slots: int = 1000, run_id: str | None = None) -> list[Workload]:
         """Trigger where a worker has room: the first tasks start in the same transaction."""
         room = Room(where=self.place, berths=self.berths(slots))
-        _, launched = await self.store.transact(trigger_run, self.graphs, dag_id, run_id, None, None, room)
+        request = Request(run_id=run_id or f"manual__{uuid.uuid4()}")
+        _, launched = await self.store.transact(trigger_runs, self.graphs, dag_id, lambda: [request], room)
         self.pictures.keep(launched.pictures)
         self.whereabouts.update(launched.placed.whereabouts)
         return list(launched.placed.workloads)

@@ -3,18 +3,19 @@
 from datetime import datetime
 from typing import Any
 
-from attrs import frozen
+from attrs import Factory, field, frozen
 
-from scheduler.commands import cancel, clear, mark, pause, pools, trigger
+from scheduler.commands import cancel, clear, mark, pause, pools
 from scheduler.commands.choosing import Choice
 from scheduler.commands.errors import CommandError
+from scheduler.commands.trigger import Triggered, Triggers
 from scheduler.model import RunState, TaskState
 from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.rewriting import RunChange
 from scheduler.store.documents import Graphs
 from scheduler.store.transaction import Store
 
-__all__ = ["Choice", "CommandError", "Commands", "RunChange"]
+__all__ = ["Choice", "CommandError", "Commands", "RunChange", "Triggered"]
 
 
 @frozen(kw_only=True)
@@ -24,6 +25,9 @@ class Commands:
     graphs: Graphs
     dispatch: Dispatch | None = None
     """What is triggered can start at once; None: it is left to the routines."""
+    _triggers: Triggers = field(
+        init=False, default=Factory(lambda self: Triggers(graphs=self.graphs, dispatch=self.dispatch), takes_self=True)
+    )
 
     async def trigger(
         self,
@@ -34,16 +38,8 @@ class Commands:
         conf: dict[str, Any] | None,
         logical_date: datetime | None,
         run_id: str | None = None,
-    ) -> str:
-        return await trigger.trigger(
-            store,
-            graphs=self.graphs,
-            dispatch=self.dispatch,
-            dag_id=dag_id,
-            conf=conf,
-            logical_date=logical_date,
-            run_id=run_id,
-        )
+    ) -> Triggered:
+        return await self._triggers.trigger(store, dag_id=dag_id, conf=conf, logical_date=logical_date, run_id=run_id)
 
     async def cancel_run(self, store: Store, /, *, run_id: str, dag_id: str | None = None) -> None:
         await cancel.cancel_run(store, run_id=run_id, dag_id=dag_id)

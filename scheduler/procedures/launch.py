@@ -15,7 +15,7 @@ from attrs import evolve, field, frozen
 from scheduler.decisions.readiness import Picture, plan
 from scheduler.decisions.starting import QueuedRun, startable
 from scheduler.executors.base import Berth
-from scheduler.model import TaskState
+from scheduler.model import RunState, TaskState
 from scheduler.model.facts import FactKind
 from scheduler.procedures.granting import Ready, decide, precedence
 from scheduler.procedures.pictures import Known
@@ -38,9 +38,10 @@ class Room:
 
 @frozen(kw_only=True)
 class Launched:
-    """The new runs' keys by (dag key, run id), what is to be handed over, and what to remember of them."""
+    """The new runs' keys and states by (dag key, run id), what is to be handed over, and what to remember of them."""
 
     keys: Mapping[tuple[int, str], int] = field(factory=dict)
+    states: Mapping[tuple[int, str], RunState] = field(factory=dict)
     placed: Placed = Placed()
     pictures: Mapping[int, Known] = field(factory=dict)
 
@@ -92,14 +93,12 @@ async def launch(
             tx.announce(Topic.TASK_SCHEDULED)
     elif names:
         tx.announce(Topic.TASK_SCHEDULED)
+    states = {}
     for run, _ in made.values():
-        tx.tell(
-            FactKind.RUN_CREATED,
-            dag_id=run.graph.dag.dag_id,
-            run_id=run.run_id,
-            state="running" if run.starts else "queued",
-        )
-    return Launched(keys=keys, placed=placed, pictures=pictures)
+        state = RunState.RUNNING if run.starts else RunState.QUEUED
+        states[run.dag_pk, run.run_id] = state
+        tx.tell(FactKind.RUN_CREATED, dag_id=run.graph.dag.dag_id, run_id=run.run_id, state=str(state))
+    return Launched(keys=keys, states=states, placed=placed, pictures=pictures)
 
 
 async def _judge(

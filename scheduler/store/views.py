@@ -166,25 +166,34 @@ async def runs(
     return await reading.fetch(statement)
 
 
+# Made once, for they are asked with every trigger that waits, and compiling takes longer than the answer.
+# The ids of all dags are named so that (dag_pk, run_id) serves: run_id alone has no index.
+_NAMED = (
+    sa.select(*_RUN)
+    .select_from(_RUNS)
+    .where(dag_run.c.dag_pk.in_(sa.select(dag.c.id)), dag_run.c.run_id == sa.bindparam("run_id"))
+    .order_by(dag_run.c.id.desc())
+    .limit(20)
+)
+_NAMED_OF_DAG = _NAMED.where(dag.c.dag_id == sa.bindparam("dag_id"))
+_BY_KEY = sa.select(*_RUN).select_from(_RUNS).where(dag_run.c.id == sa.bindparam("key"))
+_COUNTS = (
+    sa.select(task_instance.c.state, sa.func.count().label("count"))
+    .where(task_instance.c.run_pk == sa.bindparam("run_key"))
+    .group_by(task_instance.c.state)
+)
+
+
 async def runs_named(reading: Reading, *, run_id: str, dag_id: str | None = None) -> Sequence[Row]:
     """The runs with this id, of one dag or of any, newest first: dags on one schedule share run ids."""
-    # The ids of all dags are named so that (dag_pk, run_id) serves: run_id alone has no index.
-    any_dag = sa.select(dag.c.id)
-    statement = (
-        sa.select(*_RUN)
-        .select_from(_RUNS)
-        .where(dag_run.c.dag_pk.in_(any_dag), dag_run.c.run_id == run_id)
-        .order_by(dag_run.c.id.desc())
-        .limit(20)
-    )
-    if dag_id is not None:
-        statement = statement.where(dag.c.dag_id == dag_id)
-    return await reading.fetch(statement)
+    if dag_id is None:
+        return await reading.fetch(_NAMED, {"run_id": run_id})
+    return await reading.fetch(_NAMED_OF_DAG, {"run_id": run_id, "dag_id": dag_id})
 
 
 async def run_by_key(reading: Reading, *, key: int) -> Row | None:
     """One run by its primary key."""
-    return _first(await reading.fetch(sa.select(*_RUN).select_from(_RUNS).where(dag_run.c.id == key)))
+    return _first(await reading.fetch(_BY_KEY, {"key": key}))
 
 
 async def version_number(reading: Reading, *, key: int) -> int | None:
@@ -195,11 +204,7 @@ async def version_number(reading: Reading, *, key: int) -> int | None:
 
 async def task_counts(reading: Reading, *, run_key: int) -> dict[str, int]:
     """How many instances of a run are in each state."""
-    rows = await reading.fetch(
-        sa.select(task_instance.c.state, sa.func.count().label("count"))
-        .where(task_instance.c.run_pk == run_key)
-        .group_by(task_instance.c.state)
-    )
+    rows = await reading.fetch(_COUNTS, {"run_key": run_key})
     return {row["state"]: row["count"] for row in rows}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import frozen
 
+from scheduler.commands.trigger import Request
 from scheduler.decisions.clearing import FAILURES, Selection
 from scheduler.executors.base import Berth
 from scheduler.loading.loader import ImportFailure
@@ -223,16 +224,25 @@ def _create_due_runs(facts: Facts, daemon: Daemon, side: int) -> Shapes:
     }
 
 
-@case("trigger_run")
-def _trigger_run(facts: Facts, daemon: Daemon, side: int) -> Shapes:
+@case("trigger_runs")
+def _trigger_runs(facts: Facts, daemon: Daemon, side: int) -> Shapes:
     date = facts.now.replace(minute=0, second=0) - timedelta(hours=1)
+
+    def asked(*names: str, **options: Any) -> Callable[[], list[Request]]:
+        return lambda: [Request(run_id=name, **options) for name in names]
+
+    def dated() -> list[Request]:
+        return [Request(run_id=f"dated {side}", logical_date=date), Request(run_id=f"beside {side}")]
+
+    here = Room(where=daemon.place, berths=berths(2))
     return {
-        "dated": (daemon.graphs, "clock", None, date, None),
-        "starts": (daemon.graphs, "tail", None, None, None, Room(where=daemon.place, berths=berths(2))),
-        "full": (daemon.graphs, "fan", f"by hand {side}", None, None),
-        "has room": (daemon.graphs, "tail", None, None, {"a": 1}),
-        "the same id": (daemon.graphs, "tail", "twice", None, None),
-        "unknown": (daemon.graphs, "nobody", None, None, None),
+        "dated": (daemon.graphs, "clock", dated),
+        "starts": (daemon.graphs, "tail", asked(f"at once {side}"), here),
+        "full": (daemon.graphs, "fan", asked(f"by hand {side}")),
+        "has room": (daemon.graphs, "tail", asked(f"room {side}", conf={"a": 1})),
+        "the same id": (daemon.graphs, "tail", asked("twice")),
+        "several": (daemon.graphs, "tail", asked(f"z {side}", "twice", f"a {side}", "thrice"), here),
+        "unknown": (daemon.graphs, "nobody", asked(f"nobody {side}")),
     }
 
 

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from scheduler.commands.pause import pause_dag
 from scheduler.model import Outcome, OutcomeKind, StartRequest
 from scheduler.procedures.advance import Look
 from scheduler.routines.enqueue_tasks import admit_scheduled
@@ -125,9 +126,12 @@ async def drain(theatre: Theatre, daemon: Daemon) -> None:
     events that are there, so one that was lost is missed.
     """
     store, graphs = daemon.store, daemon.graphs
+    for row in await theatre.rows("SELECT dag_id FROM dag WHERE is_paused ORDER BY dag_id"):
+        # as an operator does it: what was said of its runs meanwhile has been consumed, so they are judged as a whole
+        await store.transact(pause_dag, row["dag_id"], False)
     await theatre.monitor.execute(
         # no more runs than there are, all at once; who dropped a pool that is still named makes it again
-        "UPDATE dag SET is_paused = false, next_due = NULL, is_continuous = false, max_active_runs = 100;"
+        "UPDATE dag SET next_due = NULL, is_continuous = false, max_active_runs = 100;"
         " UPDATE pool SET slots = 100 WHERE slots < 100 AND slots >= 0;"
         " INSERT INTO pool (name, slots) SELECT DISTINCT pool, 100 FROM task_instance ON CONFLICT DO NOTHING"
     )

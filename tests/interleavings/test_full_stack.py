@@ -29,8 +29,8 @@ AT_ONCE = 4
 SCENES = ("rich", "calm")
 LIVELY = [
     "advance_runs", "end_attempts", "judge_runs", "admit_scheduled", "start_claimed", "start_queued_runs",
-    "create_due_runs", "cancel_runs", "rescue_lost", "rescue_stuck", "time_out_due_runs", "purge_runs", "trigger_run",
-    "clear_tasks", "mark_tasks", "mark_runs",
+    "create_due_runs", "cancel_runs", "rescue_lost", "rescue_stuck", "time_out_due_runs", "purge_runs",
+    "trigger_runs", "clear_tasks", "mark_tasks", "mark_runs",
 ]  # fmt: skip
 """Drawn as often as all together: those who move runs."""
 

@@ -85,17 +85,14 @@ async def trigger(context: ControlContext, arguments: Trigger) -> shapes.Json:
         date = None if arguments.logical_date is None else parse_instant(arguments.logical_date)
     except ValueError as error:
         raise ControlError(Code.USAGE, str(error)) from None
-    run_id = await context.commands.trigger(
+    made = await context.commands.trigger(
         context.store,
         dag_id=arguments.dag_id,
         conf=arguments.conf,
         logical_date=date,
         run_id=arguments.run_id,
     )
-    # It may have been started at once, in the transaction that made it.
-    rows = await context.store.read(views.runs_named, run_id=run_id, dag_id=arguments.dag_id)
-    state = rows[0]["state"] if rows else str(RunState.QUEUED)
-    return {"dag_id": arguments.dag_id, "run_id": run_id, "state": state}
+    return {"dag_id": arguments.dag_id, "run_id": made.run_id, "state": str(made.state)}
 
 
 async def cancel_run(context: ControlContext, arguments: OneRun) -> shapes.Json:
