@@ -15,7 +15,7 @@ from typing import Any
 from attrs import asdict
 from rich.console import Console
 
-from bench import attempt, ceiling, daemons, end_to_end, machine, memory, plot, scheduler_only, table
+from bench import attempt, ceiling, daemons, end_to_end, machine, memory, plot, scheduler_only, table, wide
 from bench.daemon import Failed
 from bench.growth import measures as growth
 from bench.growth.sizes import NAMES as SIZES
@@ -27,10 +27,10 @@ from bench.peers import show as peers_show
 from bench.peers.shapes import Sizes as PeerSizes
 from bench.server import Server, running_server
 
-STARTUP, ATTEMPT, GROWTH, PEERS = "startup", "attempt", "growth", "peers"
+STARTUP, WIDE, ATTEMPT, GROWTH, PEERS = "startup", "wide", "attempt", "growth", "peers"
 CEILING, SCHEDULER, DAEMONS, MEMORY = "ceiling", "scheduler", "daemons", "memory"
 ON_A_SERVER = (CEILING, SCHEDULER, DAEMONS, MEMORY)
-NAMES = (STARTUP, *end_to_end.MEASURES, ATTEMPT, *ON_A_SERVER, GROWTH, *growth.MEASURES, PEERS)
+NAMES = (STARTUP, *end_to_end.MEASURES, WIDE, ATTEMPT, *ON_A_SERVER, GROWTH, *growth.MEASURES, PEERS)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -144,6 +144,16 @@ class Session:
 
         self.attempt(STARTUP if with_startup else "a daemon", work)
 
+    def without_limits(self) -> None:
+        """One repetition of what needs a daemon with other settings."""
+        if WIDE in self.wanted:
+
+            def work() -> None:
+                with scratch(self.directory) as place:
+                    wide.measure(place, self.report, quick=self.quick)
+
+            self.attempt(WIDE, work)
+
     def without_a_database(self) -> None:
         """One repetition of what needs a worker only."""
         if ATTEMPT in self.wanted:
@@ -232,6 +242,7 @@ def main(given: list[str] | None = None) -> int:
         console.print(f"repetition {number} of {chosen.repeat}", style="bold")
         session.on_a_server()
         session.from_outside()
+        session.without_limits()
         session.without_a_database()
         session.beside_peers(number)
     session.growth()

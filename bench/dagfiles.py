@@ -219,6 +219,47 @@ reuse_runs()
 '''
 
 
+WIDE = '''"""Trivial tasks in processes that they share, and no limit of a dag in the way."""
+from scheduler import dag, task
+
+FREE = {{"schedule": None, "isolation": "reuse", "max_active_tasks": 100_000, "max_active_runs": 100_000}}
+
+
+@task
+def nothing() -> None:
+    pass
+
+
+@dag(dag_id="reuse_fan", **FREE)
+def reuse_fan():
+    first = nothing.override(task_id="first")()
+    last = nothing.override(task_id="last")()
+    for i in range({fan}):
+        first >> nothing.override(task_id=f"m{{i}}")() >> last
+
+
+@dag(dag_id="reuse_free", **FREE)
+def reuse_free():
+    last = None
+    for i in range(10):
+        here = nothing.override(task_id=f"t{{i}}")()
+        if last is not None:
+            last >> here
+        last = here
+
+
+reuse_fan()
+reuse_free()
+'''
+
+
+def write_wide(directory: Path, *, fan: int) -> list[str]:
+    """Write the file; return the ids of its dags."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "wide.py").write_text(WIDE.format(fan=fan))
+    return ["reuse_fan", "reuse_free"]
+
+
 def write_end_to_end(directory: Path, *, chain: int, fan: int, hops: int, marks: Path) -> list[str]:
     """Write the files; return the ids of their dags."""
     directory.mkdir(parents=True, exist_ok=True)
