@@ -8,8 +8,9 @@
 
 import json
 from datetime import datetime, timedelta
+from typing import Any
 
-from attrs import evolve, frozen
+from attrs import asdict, evolve, frozen
 
 from scheduler.model import Catchup, Dag, OutcomeKind, RetryPolicy, Schedule, ScheduleKind, Task
 from scheduler.procedures.pictures import Known, look_at
@@ -42,6 +43,25 @@ class Facts:
     whereabouts: dict[str, Whereabouts]
     known: dict[int, Known]
     """What a daemon remembers of the running runs."""
+
+    def copy(self) -> "Facts":
+        """With a memory of its own: writers add to it."""
+
+        def own(one: Known) -> Known:
+            picture = one.picture
+            return one if picture is None else evolve(one, picture=evolve(picture.copy(), keys=picture.keys.copy()))
+
+        return evolve(self, known={run_pk: own(one) for run_pk, one in self.known.items()})
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as values that can be compared."""
+
+        def values(one: Known) -> tuple[Any, ...]:
+            picture = {} if one.picture is None else asdict(one.picture, recurse=False)
+            picture.pop("graph", None)
+            return one.seq, one.card, picture
+
+        return asdict(self, recurse=False) | {"known": {run_pk: values(one) for run_pk, one in self.known.items()}}
 
 
 async def look(theatre: Theatre) -> Facts:

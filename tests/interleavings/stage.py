@@ -5,6 +5,7 @@ statement and before COMMIT. `settle` returns when every actor is parked there, 
 waiting in PostgreSQL: facts, never time. A circle of waits fails at once, with what everybody did.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -34,7 +35,9 @@ PATIENT = Limits(
 )
 """No lock time-out, and a detector that sleeps: a circle of waits stays where it is until we have looked at it."""
 
-LOOK_AGAIN_S = 0.001
+LOOK_S, LOOK_AT_MOST_S = 0.003, 0.024
+"""How long somebody is on the way before we look whether it waits. Looking takes time from those who are looked at:
+most statements are over before, and on a slow machine it is done ever less often."""
 GIVE_UP_S = 30.0
 
 
@@ -72,7 +75,8 @@ class Actor:
     opening: str = ""
     """SQL that its transaction begins with: settings."""
     scope: trio.CancelScope = field(factory=trio.CancelScope)
-    _turn: trio.Event = field(factory=trio.Event)
+    _move: Callable[[], object] = field(default=lambda: None)
+    """Wakes it where it is parked."""
 
     async def before(self, transaction: Transaction, text: str) -> None:
         """On the asyncio side, before each statement."""
@@ -81,7 +85,11 @@ class Actor:
         self.pid = transaction._driver.get_server_pid()
         self.ledger = transaction.held.ledger
         LOCKDEP.declared(transaction)
-        await self.stage.monitor.bridge.call_trio(self.park, text)
+        # here, not across the bridge: it is done at every statement, and a crossing costs as much as a statement
+        turn = asyncio.get_running_loop().create_future()
+        self._park(text, lambda: turn.done() or turn.set_result(None))
+        await turn
+        self._check_not_abandoned()
 
     async def after(self, transaction: Transaction, text: str) -> None:
         """On the asyncio side, after each statement."""
@@ -91,12 +99,18 @@ class Actor:
             self.pid = None  # what comes next may be a single statement on another connection
 
     async def park(self, text: str) -> None:
-        """Stand here until somebody says `go`."""
-        if self.stage.clearing:
-            raise Abandoned
-        self.parked = text
+        """Stand here until somebody says `go`; on the trio side."""
+        turn = trio.Event()
+        self._park(text, turn.set)
+        await turn.wait()
+        self._check_not_abandoned()
+
+    def _park(self, text: str, move: Callable[[], object]) -> None:
+        self._check_not_abandoned()
+        self.parked, self._move = text, move
         self.stage.wake()
-        await self._turn.wait()
+
+    def _check_not_abandoned(self) -> None:
         if self.stage.clearing:
             raise Abandoned
 
@@ -106,8 +120,7 @@ class Actor:
         self.stage.story.append(f"{self.name}: {shorten(self.parked)}")
         self.parked = None
         self.turns += 1
-        self._turn.set()
-        self._turn = trio.Event()
+        self._move()
 
     def __str__(self) -> str:
         if self.finished:
@@ -181,20 +194,27 @@ class Stage:
 
     async def settle(self) -> None:
         """Return when nobody moves. Raises DeadlockFound, or WentWrong."""
+        looked = 0  # in vain, since somebody last moved
         with trio.fail_after(GIVE_UP_S):
-            while not await self._settled():
-                pass
+            while True:
+                changed = self._changed
+                moving = [actor for actor in self.actors if not actor.finished and actor.parked is None]
+                # whoever was seen waiting most probably still is, and is looked at without delay
+                if looked or not all(actor.waits for actor in moving):
+                    with trio.move_on_after(min(LOOK_S * 2**looked, LOOK_AT_MOST_S)):
+                        await changed.wait()
+                        looked = 0
+                        continue
+                if await self._at_rest(moving, changed):
+                    break
+                looked += 1
         self.check_ends()
 
-    async def _settled(self) -> bool:
-        changed = self._changed
-        moving = [actor for actor in self.actors if not actor.finished and actor.parked is None]
+    async def _at_rest(self, moving: Sequence[Actor], changed: trio.Event) -> bool:
+        """Whether all these are seen waiting."""
         if not moving:
             self._note_waits(())
             return True
-        with trio.move_on_after(LOOK_AGAIN_S):
-            await changed.wait()
-            return False
         blocked = await self._blocked(moving)
         # asked twice: one seen waiting may have been let go by one that was just committing
         if changed.is_set() or len(blocked) < len(moving) or len(await self._blocked(moving)) < len(moving):
@@ -272,13 +292,13 @@ class Stage:
         while (await self.monitor.fetch("SELECT count(*) AS n FROM pg_stat_activity WHERE pid = $1", actor.pid))[0][
             "n"
         ]:
-            await trio.sleep(LOOK_AGAIN_S)
+            await trio.sleep(0.001)
 
     async def clear(self) -> None:
         """Roll back whoever is on the stage, and begin anew."""
         self.clearing = True
         for actor in self.actors:
-            actor._turn.set()
+            actor._move()
         while self.unfinished():
             with trio.move_on_after(0.01):
                 await self._changed.wait()
