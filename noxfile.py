@@ -43,9 +43,18 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def stress(session: nox.Session) -> None:
-    """The lock order and cancellation under load. ASYNCSCHED_STRESS_SECONDS sets how long the soak runs."""
+    """The lock order and cancellation under load. ASYNCSCHED_STRESS_SECONDS sets how long the soak runs.
+
+    What measures time runs by itself, after the rest has run in a worker for each core, at most four. A part that
+    is named runs in one process; `nox -s stress -- -n 2 tests/stress` gives it two.
+    """
     _install(session, "test")
-    session.run("pytest", "-m", "stress", *(session.posargs or ["tests"]), env=_environment())
+    if session.posargs:
+        session.run("pytest", "-m", "stress", *session.posargs, env=_environment())
+        return
+    workers = ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "load", "--maxschedchunk", "1"]
+    session.run("pytest", "-m", "stress and not alone", *workers, "tests", env=_environment())
+    session.run("pytest", "-m", "stress and alone", "tests", env=_environment())
 
 
 @nox.session

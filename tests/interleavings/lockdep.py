@@ -10,6 +10,7 @@ already, modes that conflict with none that was ever seen.
 
 import traceback
 from collections import Counter
+from collections.abc import Mapping
 from weakref import WeakKeyDictionary
 
 from attrs import define, field, frozen
@@ -159,6 +160,18 @@ class Lockdep:
                 told = [f"  {held}\n    and then\n  {wanted}" for held, wanted in sides]
                 names = " -> ".join(str(node) for node in [*circle, circle[0]])
                 raise CycleFound(f"locks are taken in a circle: {names}\n" + "\n  -- against --\n".join(told))
+
+    def absorb(
+        self,
+        edges: Mapping[tuple[Node, Node, str, str], tuple[Taken, Taken]],
+        modes: Mapping[Node, set[str]],
+        dropped: Counter[str],
+    ) -> None:
+        """Add what another process has seen. The whole is not checked: call `check`."""
+        self.edges = {**edges, **self.edges}
+        for node, seen in modes.items():
+            self.modes.setdefault(node, set()).update(seen)
+        self.dropped += dropped
 
     def guarded(self, n: int = 1) -> None:
         """Count rows that were locked under the lock of the row they belong to."""

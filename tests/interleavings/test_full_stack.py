@@ -199,6 +199,7 @@ def machine(call: Callable[..., Any], players: Players) -> type[RuleBasedStateMa
 
 
 @pytest.mark.stress
+@pytest.mark.takes(90)
 def test_daemons_workers_and_an_operator_at_once(server: Server) -> None:
     play(server, partial(explore, examples=parameters.EXAMPLES, steps=parameters.STEPS), stores=2)
 

@@ -1,5 +1,6 @@
 """Tests of the tests: writers that break one rule each, and the instrument that must say so."""
 
+import pickle
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from attrs import evolve
 from scheduler.store import runs, tables, tasks
 from scheduler.store.events import EventKind, append
 from scheduler.store.locks import HeldLocks, Lock, LockStatement, Mode, Wait, by_key
+from scheduler.store.transaction import Store
 from scheduler.store.writer import Transaction, Writer
 from tests.database import Server
 from tests.interleavings.lockdep import CycleFound, Lockdep
@@ -144,6 +146,15 @@ def test_two_orders_are_a_cycle_though_nothing_ran_at_the_same_time(server: Serv
             await store.transact(_writer(the_other))
         assert "in one_way" in str(found.value)
         assert "in the_other" in str(found.value)
+        await in_two_processes(evolve(theatre.store, stepper=None))
+
+    async def in_two_processes(store: Store) -> None:
+        here, there = Lockdep(), Lockdep()
+        await evolve(store, stepper=Watch(here)).transact(_writer(one_way))
+        await evolve(store, stepper=Watch(there)).transact(_writer(the_other))
+        here.absorb(*pickle.loads(pickle.dumps((there.edges, there.modes, there.dropped))))
+        with pytest.raises(CycleFound, match="taken in a circle"):
+            here.check()
 
     _asleep(lambda: play(server, main))
 

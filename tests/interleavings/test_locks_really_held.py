@@ -12,7 +12,7 @@ from scheduler.commands.errors import CommandError
 from scheduler.routines.load_dags import DuplicateDag
 from tests.database import Server
 from tests.interleavings import cases
-from tests.interleavings.lockdep import LOCKDEP, CycleFound
+from tests.interleavings.lockdep import CycleFound
 from tests.interleavings.observe import Observer, Undeclared
 from tests.interleavings.promises import check
 from tests.interleavings.report import part
@@ -57,11 +57,6 @@ async def observe_all(theatre: Theatre, scenes: Sequence[str]) -> None:
             )
     idle = sorted(name for name, did in worked.items() if not did)
     assert not idle, f"these cases find nothing to lock in any scene: {idle}"
-    figures.say(
-        edges=len(LOCKDEP.live()),
-        **{"edges left out": ", ".join(f"{n} {why}" for why, n in LOCKDEP.dropped.items()) or "none"},
-        **{"of modes without conflict": LOCKDEP.harmless()},
-    )
 
 
 def test_declared_is_what_is_locked_in_a_rich_scene(server: Server) -> None:

@@ -48,6 +48,7 @@ async def all_pairs(theatre: Theatre, names: Sequence[str], *, figures: str) -> 
 
 
 @pytest.mark.stress
+@pytest.mark.takes(200)
 def test_all_pairs_of_writers(server: Server) -> None:
     play(server, lambda theatre: all_pairs(theatre, cases.names(), figures="pairs"), stores=2)
 
@@ -77,5 +78,6 @@ async def sampled(theatre: Theatre) -> None:
 
 
 @pytest.mark.stress
+@pytest.mark.takes(20)
 def test_triples_and_pairs_in_other_shapes_of_work(server: Server) -> None:
     play(server, sampled, stores=2)

@@ -12,6 +12,7 @@ from scheduler.commands.clear import clear_tasks
 from scheduler.commands.mark import mark_tasks
 from scheduler.decisions.clearing import Selection
 from scheduler.model import TaskState
+from scheduler.procedures.pictures import look_at
 from scheduler.routines.create_runs import create_due_runs
 from scheduler.routines.schedule_tasks import judge_runs
 from scheduler.store import pools, seats
@@ -57,6 +58,8 @@ class Storm:
     """Seconds until a caller is cancelled, on average."""
     cancels: int = 0
     finished: int = 0
+    felt_after: int = 0
+    """Cancels that came while the caller's own transaction ran, which then committed."""
     overshoot: list[float] = field(factory=list)
     """Seconds from each cancel to the caller's return."""
     promised: set[str] = field(factory=set)
@@ -108,6 +111,7 @@ class Storm:
                 continue
             if scope.cancelled_caught:
                 self.cancels += 1
+                self.felt_after += done
                 self.overshoot.append(trio.current_time() - at)
             self.finished += done
             if key is not None:
@@ -115,7 +119,7 @@ class Storm:
 
     def _pick(self) -> tuple[Callable[[], Awaitable[Any]], str | None]:
         world, store = self.world, self.world.store
-        kind = self._random.randrange(8)
+        kind = self._random.randrange(9)
         if kind <= 1:
             self._made += 1
             key = f"run-{self.seed}-{self._made}"
@@ -127,12 +131,14 @@ class Storm:
         if kind == 4:
             name = f"pool{self._random.randrange(10)}"
             return (lambda: store.transact(pools.write_pool, name, 5, None)), None
-        if kind in (5, 6):
+        if kind in (5, 6, 7):
             # any three runs, as far as there are so many
             some = [self._random.randint(1, max(3, self._made)) for _ in range(3)]
             if kind == 5:
                 return (lambda: store.transact(clear_tasks, world.graphs, some, Selection())), None
-            return (lambda: store.transact(mark_tasks, world.graphs, some, Selection(), TaskState.SKIPPED)), None
+            if kind == 6:
+                return (lambda: store.transact(mark_tasks, world.graphs, some, Selection(), TaskState.SKIPPED)), None
+            return (lambda: store.read(look_at, world.graphs, some)), None
         return (lambda: seats.beat(store, world.daemon)), None
 
     async def wrong(self) -> str:

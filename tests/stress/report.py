@@ -1,4 +1,4 @@
-"""What the stress tests did, printed once at the end of the session (see conftest.py)."""
+"""What the stress tests did, printed once at the end of the session (see tests/done.py)."""
 
 import os
 import random
@@ -6,7 +6,10 @@ import random
 SECTIONS: dict[str, list[str]] = {}
 
 SEED = int(os.environ.get("ASYNCSCHED_STRESS_SEED") or random.SystemRandom().randrange(2**32))
-"""Of everything that is drawn here. Printed; set ASYNCSCHED_STRESS_SEED to draw the same again."""
+"""Of everything that is drawn here. Printed; set ASYNCSCHED_STRESS_SEED to draw the same again.
+
+Workers of one session have that of the session (tests/conftest.py), so import it in test modules, not before.
+"""
 
 
 def tell(section: str, line: str) -> None:

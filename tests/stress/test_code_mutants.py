@@ -248,6 +248,7 @@ def noting(codes: dict[Any, set[Any]], life: Any) -> Iterator[None]:
         sys.setprofile(None)
 
 
+@pytest.mark.takes(60)
 def test_swapping_two_statements_of_a_writer_is_noticed(server: Server) -> None:
     who_calls: dict[Any, set[Any]] = {}
     order = all_lives()

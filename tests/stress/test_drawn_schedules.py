@@ -26,7 +26,7 @@ from tests.stress.report import number, tell
 from tests.stress.test_soak import loaded
 from tests.world import chain, fan
 
-EXAMPLES = number("SCHEDULES", 25)
+EXAMPLES = number("SCHEDULES", 100)
 PATIENCE_S = 45.0
 SEEN: dict[str, int] = {}
 
@@ -109,6 +109,7 @@ async def trigger(one: Daemon, dag_id: str) -> None:
 
 
 @pytest.mark.stress
+@pytest.mark.takes(100)
 def test_whatever_the_order_every_run_ends_and_no_lock_is_taken_against_it(server: Server, tmp_path: Path) -> None:
     @settings(
         max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=False

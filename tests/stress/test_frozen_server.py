@@ -19,7 +19,7 @@ from tests.stress.proxy import Proxy
 from tests.stress.report import tell
 from tests.world import World, chain, open_world
 
-pytestmark = pytest.mark.stress
+pytestmark = [pytest.mark.stress, pytest.mark.alone]
 
 BOUND, CONNECT = 7.5, 3.0
 """Seconds: limit + driver's time-out + graceful close; and if a connect came first."""

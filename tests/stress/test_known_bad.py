@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.database import Server
+from tests.interleavings.report import part
 from tests.stress.known_bad import CASES, RESET, SHUFFLED, TABLES, Case
 from tests.stress.report import SEED, number, tell
 from tests.stress.stage import Played, Script, Stage
@@ -32,7 +33,7 @@ def stage(server: Server) -> Iterator[Stage]:
         try:
             stage.sql(TABLES)
             yield stage
-            tell("known-bad writers", f"{stage.plays} plays, {stage.moves} moves on PostgreSQL")
+            part("known-bad writers").count(plays=stage.plays, moves=stage.moves)
         finally:
             stage.close()
 

@@ -34,7 +34,7 @@ from tests.stress.daemons import Daemon, Ledger, open_daemon
 from tests.stress.report import SEED, number, tell
 from tests.world import chain, every, fan
 
-pytestmark = pytest.mark.stress
+pytestmark = [pytest.mark.stress, pytest.mark.alone]
 
 SECONDS = number("SECONDS", 30)
 DAEMONS = number("DAEMONS", 3)

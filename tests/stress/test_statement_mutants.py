@@ -59,6 +59,7 @@ def lives_in(module: ModuleType) -> list[Callable[[str], Coroutine[Any, Any, Non
     ]
 
 
+@pytest.mark.takes(40)
 def test_every_mutant_of_a_statement_is_killed_or_excused(server: Server) -> None:
     verdicts = Verdicts()
     for test in lives_in(lives):
