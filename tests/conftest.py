@@ -45,6 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
         report.SEED = told["stress_seed"]
 
 
+@pytest.hookimpl(trylast=True)  # after -m and -k
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests first, each with a short one after it, or one worker ends long after the others.
 
