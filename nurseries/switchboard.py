@@ -24,6 +24,11 @@ class Wakeup:
         """Make the current or next `wait` return."""
         self._event.set()
 
+    @property
+    def is_poked(self) -> bool:
+        """Would `wait` return at once?"""
+        return self._event.is_set()
+
     def forget(self) -> None:
         """Drop a pending poke: whatever it hinted at is about to be looked at anyway."""
         if self._event.is_set():

@@ -45,6 +45,7 @@ from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.pictures import Pictures
 from scheduler.procedures.placement import Place
 from scheduler.procedures.steadiness import Steadiness
+from scheduler.procedures.vacancies import Company, Vacancies
 from scheduler.routines.cancel_attempts import CancelAttempts
 from scheduler.routines.create_runs import CreateRuns
 from scheduler.routines.enqueue_tasks import EnqueueTasks
@@ -164,11 +165,16 @@ class Daemon:
             memory_limit=config.loading.memory_mb * 1024 * 1024,
             parallel=config.loading.parallel,
         )
+        company, hear = Company(), self.switchboard.subscribe
+        may_create = Vacancies(told=hear(*CreateRuns.waits_by), company=company)
+        may_start = Vacancies(told=hear(*StartRuns.waits_by), company=company)
         return [
             self.loader,
-            LookOut(store=store, daemon=self.seat.uuid, steadiness=steadiness, poke=self.switchboard.poke),
-            CreateRuns(store=store, graphs=graphs, dispatch=dispatch),
-            StartRuns(store=store, graphs=graphs),
+            LookOut(
+                store=store, daemon=self.seat.uuid, steadiness=steadiness, poke=self.switchboard.poke, company=company
+            ),
+            CreateRuns(store=store, graphs=graphs, dispatch=dispatch, vacancies=may_create),
+            StartRuns(store=store, graphs=graphs, vacancies=may_start),
             ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
             EnqueueTasks(store=store, graphs=graphs, pictures=pictures, dispatch=dispatch),
             StartAttempts(store=store, graphs=graphs, executor=executor),

@@ -1,6 +1,7 @@
 """Create the runs that timetables say are due, and move each dag's pointer past them."""
 
 from datetime import datetime
+from typing import ClassVar
 
 from attrs import frozen
 
@@ -10,6 +11,7 @@ from scheduler.model import RunType
 from scheduler.model.facts import FactKind
 from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.launch import Launched, Room, launch
+from scheduler.procedures.vacancies import Vacancies
 from scheduler.store import dags, runs
 from scheduler.store.documents import Graphs
 from scheduler.store.locks import Lock
@@ -28,6 +30,8 @@ class Created:
     dropped: int
     wait: float | None
     """Seconds until the next slot of any dag."""
+    somebody_waits: bool
+    """A dag could have a run if one of its runs ended."""
     launched: Launched
 
 
@@ -82,9 +86,15 @@ async def create_due_runs(tx: Transaction, graphs: Graphs, at_most: int, room: R
     launched = await launch(tx, new, paused={row["id"]: row["is_paused"] for row in rows}, room=room)
     if dropped:
         tx.tell(FactKind.SLOTS_DROPPED, dropped=dropped)
-    due = await dags.next_due(tx)
-    wait = None if due is None else max(0.0, (due - tx.now).total_seconds())
-    return Created(claimed=len(claimed), created=len(launched.keys), dropped=dropped, wait=wait, launched=launched)
+    due, somebody_waits = await dags.next_due(tx)
+    return Created(
+        claimed=len(claimed),
+        created=len(launched.keys),
+        dropped=dropped,
+        wait=None if due is None else max(0.0, (due - tx.now).total_seconds()),
+        somebody_waits=somebody_waits,
+        launched=launched,
+    )
 
 
 @frozen(kw_only=True)
@@ -94,13 +104,24 @@ class CreateRuns:
     store: Store
     graphs: Graphs
     dispatch: Dispatch
+    vacancies: Vacancies | None = None
+    """Without it every wake-up is a look."""
     at_most: int = 100
     pace = Pace(seconds=60)
-    wakes_on = (Topic.DAG_DUE, Topic.RUN_FINISHED)
+    waits_by: ClassVar = (Topic.DAG_DUE,)
+    """What, besides the time, can make a dag wait for the end of a run."""
+    wakes_on = (*waits_by, Topic.RUN_FINISHED)
 
     async def step(self) -> Progress:
+        if self.vacancies is not None:
+            if self.vacancies.may_rest():
+                return Progress.again(self.vacancies.seconds_left)
+            self.vacancies.about_to_look()
         done = await self.store.transact(create_due_runs, self.graphs, self.at_most, self.dispatch.room())
         await self.dispatch.hand_over_launched(done.launched)
+        if self.vacancies is not None:
+            for_seconds = self.pace.seconds if done.wait is None else min(done.wait, self.pace.seconds)
+            self.vacancies.seen(somebody_waits=done.somebody_waits, for_seconds=for_seconds)
         if done.claimed == self.at_most:
             return Progress.MORE
         return Progress.IDLE if done.wait is None else Progress.again(done.wait)

@@ -10,10 +10,11 @@ between daemons, since a NOTIFY would queue the commits that carry it behind one
 
 from collections.abc import Callable
 
-from attrs import frozen
+from attrs import field, frozen
 
 from nurseries.routine import Pace, Progress
 from scheduler.procedures.steadiness import Steadiness
+from scheduler.procedures.vacancies import Company
 from scheduler.routines.rescue import PATIENCE_SECONDS
 from scheduler.store import signs
 from scheduler.store.transaction import Store
@@ -30,11 +31,14 @@ class LookOut:
     """The uuid of this daemon's seat."""
     steadiness: Steadiness
     poke: Callable[..., None]
+    company: Company = field(factory=Company)
+    """Told what was seen of it."""
     pace = Pace(seconds=5)
     wakes_on = ()
 
     async def step(self) -> Progress:
         found = await self.store.read(signs.look, daemon=self.daemon, patience=PATIENCE_SECONDS)
         self.steadiness.note()
+        self.company.is_there = found.has_company
         self.poke(*found.topics)
         return Progress.again(IN_COMPANY_SECONDS) if found.has_company else Progress.IDLE

@@ -1,9 +1,12 @@
 """Let queued runs start, as far as their dags' max_active_runs allows."""
 
+from typing import ClassVar
+
 from attrs import frozen
 
 from nurseries.routine import Pace, Progress
 from scheduler.decisions.starting import QueuedRun, startable
+from scheduler.procedures.vacancies import Vacancies
 from scheduler.store import dags, events, runs
 from scheduler.store.documents import Graphs
 from scheduler.store.events import EventKind
@@ -13,12 +16,22 @@ from scheduler.store.transaction import Store
 from scheduler.store.writer import Transaction, writer
 
 
+@frozen(kw_only=True)
+class Looked:
+    """What one transaction found."""
+
+    dags: int
+    """With room and queued runs."""
+    somebody_waits: bool
+    """There are queued runs, or there were."""
+
+
 @writer(Lock.DAG, Lock.DAG_RUN)
-async def start_queued_runs(tx: Transaction, graphs: Graphs, at_most: int) -> int:
-    """Lock dags that have room, then their queued runs; count, start the earliest. Returns the dags looked at."""
+async def start_queued_runs(tx: Transaction, graphs: Graphs, at_most: int) -> Looked:
+    """Lock dags that have room, then their queued runs; count, start the earliest."""
     wanted = await runs.dags_with_startable(tx, at_most)
     if not wanted:
-        return 0
+        return Looked(dags=0, somebody_waits=await runs.is_any_queued(tx))
     held = await tx.lock(dags.CLAIM, keys=wanted)
     queued = await tx.lock(runs.CLAIM_QUEUED, dags=held)
     active = await runs.count_active(tx, held)
@@ -29,7 +42,7 @@ async def start_queued_runs(tx: Transaction, graphs: Graphs, at_most: int) -> in
         now=tx.now,
     )
     if not chosen:
-        return len(wanted)
+        return Looked(dags=len(wanted), somebody_waits=True)
     await runs.start(tx, chosen)
     versions = {row["id"]: row["version_id"] for row in rows if row["id"] in set(chosen)}
     known = await graphs.load(tx, versions.values())
@@ -39,7 +52,7 @@ async def start_queued_runs(tx: Transaction, graphs: Graphs, at_most: int) -> in
         for run_pk, due_at in runs.timers([(key, known[version]) for key, version in versions.items()], tx.now)
     ]
     await events.append(tx, entries)
-    return len(wanted)
+    return Looked(dags=len(wanted), somebody_waits=True)
 
 
 @frozen(kw_only=True)
@@ -48,10 +61,20 @@ class StartRuns:
 
     store: Store
     graphs: Graphs
+    vacancies: Vacancies | None = None
+    """Without it every wake-up is a look."""
     at_most: int = 100
     pace = Pace(seconds=60)
-    wakes_on = (Topic.RUN_QUEUED, Topic.RUN_FINISHED)
+    waits_by: ClassVar = (Topic.RUN_QUEUED,)
+    """What can make somebody wait for the end of a run."""
+    wakes_on = (*waits_by, Topic.RUN_FINISHED)
 
     async def step(self) -> Progress:
+        if self.vacancies is not None:
+            if self.vacancies.may_rest():
+                return Progress.IDLE
+            self.vacancies.about_to_look()
         seen = await self.store.transact(start_queued_runs, self.graphs, self.at_most)
-        return Progress.MORE if seen == self.at_most else Progress.IDLE
+        if self.vacancies is not None:
+            self.vacancies.seen(somebody_waits=seen.somebody_waits, for_seconds=self.pace.seconds)
+        return Progress.MORE if seen.dags == self.at_most else Progress.IDLE

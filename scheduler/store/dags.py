@@ -201,7 +201,11 @@ _MOVE = sa.text(
     " FROM unnest(CAST(:keys AS bigint[]), CAST(:cursors AS timestamptz[]), CAST(:dues AS timestamptz[]))"
     " AS v(id, cursor, next_due) WHERE d.id = v.id"
 )
-_NEXT_DUE = sa.text("SELECT min(next_due) AS due FROM dag WHERE is_present AND NOT is_paused AND next_due > :now")
+_NEXT_DUE = sa.text(
+    "SELECT (SELECT min(next_due) FROM dag WHERE is_present AND NOT is_paused AND next_due > :now) AS due,"
+    " EXISTS (SELECT FROM dag WHERE is_present AND NOT is_paused AND next_due <= :now)"
+    " OR EXISTS (SELECT FROM dag WHERE is_continuous AND is_present AND NOT is_paused) AS waits"
+)
 
 
 async def due(tx: Reading, keys: Collection[int]) -> Sequence[Row]:
@@ -220,10 +224,10 @@ async def move_pointers(tx: Transaction, pointers: Sequence[tuple[int, datetime 
     await tx.write(Lock.DAG, keys, _MOVE, parameters)
 
 
-async def next_due(tx: Reading) -> datetime | None:
-    """When the next slot of any dag is due."""
+async def next_due(tx: Reading) -> tuple[datetime | None, bool]:
+    """When the next slot of any dag is due; does a dag wait for the end of a run: due already, or continuous?"""
     (row,) = await tx.fetch(_NEXT_DUE, {"now": tx.now})
-    return row["due"]  # type: ignore[no-any-return]
+    return row["due"], row["waits"]
 
 
 # --- pause --------------------------------------------------------------------------------------------------

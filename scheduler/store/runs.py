@@ -173,6 +173,15 @@ async def dags_with_startable(tx: Reading, at_most: int) -> list[int]:
     return [row["id"] for row in rows]
 
 
+_ANY_QUEUED = sa.text("SELECT EXISTS (SELECT FROM dag_run WHERE state = 'queued') AS found")
+
+
+async def is_any_queued(tx: Reading) -> bool:
+    """Of any dag, whether or not it may start."""
+    (row,) = await tx.fetch(_ANY_QUEUED)
+    return bool(row["found"])
+
+
 _FACTS = sa.text(
     "SELECT r.id, r.version_id, r.seq, r.state, r.verdict, r.start_date, d.is_paused, d.dag_id, r.run_id"
     " FROM dag_run r JOIN dag d ON d.id = r.dag_pk WHERE r.id = ANY(:keys)"

@@ -29,6 +29,7 @@ from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.pictures import Pictures
 from scheduler.procedures.placement import Place
 from scheduler.procedures.steadiness import Steadiness
+from scheduler.procedures.vacancies import Company, Vacancies
 from scheduler.routines.cancel_attempts import CancelAttempts
 from scheduler.routines.create_runs import CreateRuns
 from scheduler.routines.enqueue_tasks import EnqueueTasks
@@ -225,10 +226,13 @@ async def open_daemon(
         place = Place(daemon=seat.uuid, logs=folder, source_path=sources.path, dags_dir=folder)
         pictures, steps, steadiness = Pictures(), Steps(), Steadiness(clock=clock)
         dispatch = Dispatch(store=store, executor=executor, place=place, pictures=pictures, sources=sources)
+        company, hear = Company(), switchboard.subscribe
+        may_create = Vacancies(told=hear(*CreateRuns.waits_by), company=company)
+        may_start = Vacancies(told=hear(*StartRuns.waits_by), company=company)
         routines = [
-            LookOut(store=store, daemon=seat.uuid, steadiness=steadiness, poke=switchboard.poke),
-            CreateRuns(store=store, graphs=graphs, dispatch=dispatch),
-            StartRuns(store=store, graphs=graphs),
+            LookOut(store=store, daemon=seat.uuid, steadiness=steadiness, poke=switchboard.poke, company=company),
+            CreateRuns(store=store, graphs=graphs, dispatch=dispatch, vacancies=may_create),
+            StartRuns(store=store, graphs=graphs, vacancies=may_start),
             ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
             EnqueueTasks(store=store, graphs=graphs, pictures=pictures, dispatch=dispatch),
             StartAttempts(store=store, graphs=graphs, executor=executor),
