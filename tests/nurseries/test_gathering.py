@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from attrs import define, field
 
 from nurseries.gathering import LATER, Gathering, Later
