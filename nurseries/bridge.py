@@ -11,6 +11,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import trio
@@ -130,7 +131,7 @@ async def open_bridge(*, on_error: Callable[[BaseException], None] | None = None
     """
     async with trio_asyncio.open_loop() as loop:
         tidy_timers(loop)
-        run_ready_at_once(loop)
+        run_ready_at_once(loop, make_current=partial(trio_asyncio.current_loop.set, loop))
         read_in_pieces(loop)
         bridge = Bridge(loop, on_error)
         loop.set_exception_handler(bridge._unhandled)  # noqa: SLF001 - private to the users of a bridge, not to this file
