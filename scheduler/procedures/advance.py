@@ -11,7 +11,9 @@ if somebody waits after all, to nobody: so no priority is jumped.
 What follows from the successes is planned before (procedures/turn.py). Nothing is written of a run whose `seq`, or
 whose rows, are not as planned.
 
-Locks: DAG_RUN (skipping), POOL (skipping without `Look`), TASK_INSTANCE.
+Locks: DAG_RUN (skipping), POOL (skipping without `Look`, and not at all where no more slots are taken than come back),
+TASK_INSTANCE. Without `Look` it is known before which instances it is about: they are locked, then everything is read by
+one statement and written by another. With it, use is read first, for it decides who of those who wait is locked.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,10 +25,11 @@ from scheduler.model import AttemptState, Task, TaskState
 from scheduler.model.facts import FactKind
 from scheduler.procedures.granting import NOBODY, Ready, decide, precedence
 from scheduler.procedures.pictures import Known, Pictures, cards_of
-from scheduler.procedures.placement import Admittee, Place, Placed, place
-from scheduler.procedures.settle import Verdict, settle
+from scheduler.procedures.placement import Admittee, Place, Placed, prepare_attempts
+from scheduler.procedures.settle import Verdict, judge_reports, tell
 from scheduler.procedures.turn import Turn
-from scheduler.store import pools, runs, tasks, usage
+from scheduler.store import attempts, pools, runs, tasks, usage
+from scheduler.store.attempts import Hop
 from scheduler.store.documents import Graphs
 from scheduler.store.locks import Lock
 from scheduler.store.pools import EVERYTHING
@@ -91,16 +94,16 @@ async def advance(
     names: set[str] = set()
     if slots > 0:
         names = {turn.graph(key).tasks[i].pool for key, i in turn.ready()} | {one.pool for one in waiting}
-    if names and look is not None:
-        await tx.lock(pools.LOCK_NAMED, names=sorted(names | {EVERYTHING}))
-    elif names:
-        # somebody else gives slots away at this moment: what has become ready is left to enqueue_tasks, which waits,
-        # and takes all that has gathered by then; nobody else waits for the end of these attempts
-        claimed = await tx.lock(pools.CLAIM_NAMED, names=sorted(names | {EVERYTHING}))
-        if len(claimed) <= len(names):
-            names = set()
-    use = await usage.in_use(tx, held, names)
+    counted = await _lock_pools(tx, turn, names, wait=look is not None) if names else False
+    rows: Mapping[int, Row] = {}
+    if look is None:
+        await tx.lock(tasks.LOCK_KEYS, keys=sorted(turn.instances()))
+        use, rows = await usage.in_use_and_held(tx, held, names, tx.held.of(Lock.TASK_INSTANCE))
+    else:
+        use = await usage.in_use(tx, held, names)
     stale = {key for key in turn.plans if key not in use.runs or use.runs[key].seq != turn.known[key].seq}
+    if look is None:
+        stale |= _unlike(turn, rows)
     turn = turn.of([key for key in turn.plans if key not in stale and not use.runs[key].hindered])
     cards = await cards_of(tx, pictures, {key: one.seq for key, one in use.runs.items()})
     known = await graphs.load(tx, {card["version_id"] for card in cards.values()})
@@ -108,34 +111,38 @@ async def advance(
     ready = sorted([*waiting, *_just_ready(turn)], key=lambda one: one.precedence)
     decision = NOBODY
     if not use.somebody_waits or look is not None:
-        decision = decide(ready, of_run, use, slots, ending=_ending(turn))
+        decision = decide(ready, of_run, use, slots, ending=_ending(turn), counted=counted)
     chosen = set(decision.admitted)
+    if look is not None:
+        await tx.lock(tasks.LOCK_KEYS, keys=sorted(turn.instances() | chosen))
+        rows = await tasks.held(tx, tx.held.of(Lock.TASK_INSTANCE))
+        if unlike := _unlike(turn, rows):
+            stale |= unlike
+            turn = turn.of([key for key in turn.plans if key not in unlike])
     states = turn.changes()
-    await tx.lock(
-        tasks.LOCK_KEYS,
-        keys=sorted({one.key for one in turn.whereabouts.values()} | states.keys() | chosen),
-    )
-    rows = await tasks.held(tx, tx.held.of(Lock.TASK_INSTANCE))
-    unlike = _unlike(turn, rows)
-    if unlike:
-        stale |= unlike
-        turn = turn.of([key for key in turn.plans if key not in unlike])
-        states = turn.changes()
     admittees = _admittees(ready, chosen, rows, states)
-    answers = await settle(tx, graphs, list(turn.outcomes.values()), rows=_attempts(turn, rows), judged=True)
     admitted = {one.key for one in admittees}
-    await tasks.schedule(tx, {key: state for key, state in states.items() if key not in admitted})
-    placed = await place(tx, admittees, cards, of_run, where, berths)
+    settled = judge_reports(list(turn.outcomes.values()), _attempts(turn, rows), known, tx.now)
+    prepared = await prepare_attempts(tx, admittees, cards, of_run, where, berths, fresh=turn.results())
     ends = {key: made.run_state for key, made in turn.plans.items()}
-    if ends:
-        await runs.advance(tx, ends)
+    await attempts.hop(
+        tx,
+        Hop(
+            runs=ends,
+            ends=[end for _, end in settled.ends],
+            changes={key: state for key, state in states.items() if key not in admitted},
+            claims=prepared.claims,
+        ),
+        daemon=where.daemon,
+    )
+    tell(tx, settled)
     _tell(tx, turn)
     just_left = any(one.index is not None and one.key not in admitted for one in ready)
     if just_left and look is None:
         tx.announce(Topic.TASK_SCHEDULED)
     return Advanced(
-        answers=answers,
-        placed=placed,
+        answers=settled.answers,
+        placed=prepared.placed,
         pictures={
             **{key: Known(seq=use.runs[key].seq, card=card) for key, card in cards.items()},
             **{
@@ -152,6 +159,20 @@ async def advance(
         full_runs=decision.full_runs,
         full_pools=decision.full_pools | (names - use.pools.keys()),
     )
+
+
+async def _lock_pools(tx: Transaction, turn: Turn, names: Collection[str], *, wait: bool) -> bool:
+    """Lock the owners of the limits, if slots may be taken beyond those that come back; are they held?
+
+    Without `wait` they may not be: somebody else gives slots away at this moment. What has become ready and finds none
+    among those that come back is left to enqueue_tasks, which waits, and takes all that has gathered by then.
+    """
+    if wait:
+        await tx.lock(pools.LOCK_NAMED, names=sorted({*names, EVERYTHING}))
+        return True
+    if turn.takes_no_more_than_it_gives():
+        return False
+    return len(await tx.lock(pools.CLAIM_NAMED, names=sorted({*names, EVERYTHING}))) > len(names)
 
 
 async def _waiting(tx: Transaction, look: Look, at_most: int) -> list[Ready]:
@@ -226,7 +247,7 @@ def _unlike(turn: Turn, rows: Mapping[int, Row]) -> set[int]:
     for key, made in turn.plans.items():
         for i in made.changes:
             row = rows.get(made.picture.keys[i])
-            if row is None or row["state"] not in tasks.JUDGEABLE:
+            if row is None or row["state"] not in attempts.JUDGEABLE:
                 bad.add(key)
     return bad
 
@@ -237,7 +258,7 @@ def _runs_on(row: Row) -> bool:
 
 
 def _attempts(turn: Turn, rows: Mapping[int, Row]) -> dict[str, Row]:
-    """As `tasks.by_token` would read them."""
+    """As `attempts.by_token` would read them."""
     return {
         token: {
             **rows[one.key],

@@ -41,10 +41,13 @@ def decide(
     slots: int,
     *,
     ending: Iterable[tuple[int, Task]] = (),
+    counted: bool = True,
 ) -> Admission:
     """Which of these, in their order, get a slot: as many as every limit allows, and at most `slots`.
 
     `graphs` by run. `ending`: (run, task) of attempts that end in this transaction and give their slots back in it.
+    `counted`: the pools are held, so nobody else takes what is free in them. If not, no more slots are given than come
+    back in this transaction: then use does not rise, and no limit is exceeded, whatever others do.
     """
     if use.everything is None:
         return NOBODY
@@ -56,6 +59,10 @@ def decide(
         freed[task.pool] = freed.get(task.pool, 0) + task.pool_slots
         freed_in[run_pk] = freed_in.get(run_pk, 0) + 1
     total = free(use.everything.slots, use.everything.used - ended)
+    in_pools = {name: free(one.slots, one.used - freed.get(name, 0)) for name, one in use.pools.items()}
+    if not counted:
+        total = min(total, ended)  # of no limit, too: it stays below 0
+        in_pools = {name: min(left, freed.get(name, 0)) for name, left in in_pools.items()}
     return admit(
         [Candidate(key=one.key, run_pk=one.run_pk, pool=one.pool, pool_slots=one.pool_slots) for one in ready],
         Room(
@@ -64,6 +71,6 @@ def decide(
                 key: max(0, graphs[key].dag.max_active_tasks - one.active + freed_in.get(key, 0))
                 for key, one in use.runs.items()
             },
-            pools={name: free(one.slots, one.used - freed.get(name, 0)) for name, one in use.pools.items()},
+            pools=in_pools,
         ),
     )

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from attrs import frozen
 
 from scheduler.decisions.graph import Graph
 from scheduler.executors.base import Berth
 from scheduler.model import Task, Workload
 from scheduler.model.facts import FactKind
-from scheduler.store import tasks
-from scheduler.store.tasks import Claim
+from scheduler.store import attempts, tasks
+from scheduler.store.attempts import Claim
 from scheduler.store.writer import Row, Transaction
 
 
@@ -67,6 +68,15 @@ class Placed:
     """By token."""
 
 
+@frozen(kw_only=True)
+class Prepared:
+    """Attempts to be written."""
+
+    placed: Placed
+    """What is handed over when they are committed."""
+    claims: Sequence[Claim]
+
+
 async def place(
     tx: Transaction,
     admittees: Sequence[Admittee],
@@ -79,6 +89,25 @@ async def place(
 
     `cards` (rows of `runs.cards`) and `graphs` by run.
     """
+    prepared = await prepare_attempts(tx, admittees, cards, graphs, where, berths)
+    await attempts.admit(tx, prepared.claims, daemon=where.daemon)
+    return prepared.placed
+
+
+async def prepare_attempts(
+    tx: Transaction,
+    admittees: Sequence[Admittee],
+    cards: Mapping[int, Row],
+    graphs: Mapping[int, Graph],
+    where: Place,
+    berths: Iterable[Berth],
+    *,
+    fresh: Mapping[tuple[int, int], str | None] = {},
+) -> Prepared:
+    """As `place`, and the caller writes the claims.
+
+    `fresh`: results, as JSON, by (run key, task position) of tasks whose success this transaction is about to write.
+    """
     room = _rooms(berths)
     moored = [(one, graphs[one.run_pk].tasks[one.task_index]) for one in admittees]
     berth_of = {one.key: next(room, None) for one, task in moored if task.rerun_when_lost}
@@ -86,7 +115,8 @@ async def place(
     again = [one.key for one, _ in started if one.try_number > 1 or one.losses]
     if again:
         await tasks.forget_results(tx, again)
-    inputs = await upstream_results(tx, [(one.run_pk, graphs[one.run_pk], task) for one, task in started])
+    needs = [(one.run_pk, graphs[one.run_pk], task) for one, task in started]
+    inputs = await upstream_results(tx, needs, fresh=fresh)
     taken = {one.key: result for (one, _), result in zip(started, inputs, strict=True)}
     files: dict[tuple[str, str], tuple[str, str]] = {}
     workloads, claims, whereabouts = [], [], {}
@@ -145,18 +175,23 @@ async def place(
                 task_id=task.task_id,
                 try_number=one.try_number,
             )
-    if claims:
-        await tasks.admit(tx, claims, daemon=where.daemon)
-    return Placed(workloads=tuple(workloads), whereabouts=whereabouts)
+    return Prepared(placed=Placed(workloads=tuple(workloads), whereabouts=whereabouts), claims=claims)
 
 
-async def upstream_results(tx: Transaction, needs: Sequence[tuple[int, Graph, Task]]) -> list[dict[str, Any]]:
+async def upstream_results(
+    tx: Transaction,
+    needs: Sequence[tuple[int, Graph, Task]],
+    *,
+    fresh: Mapping[tuple[int, int], str | None] = {},
+) -> list[dict[str, Any]]:
     """For each (run key, graph, task) the results of the tasks it takes inputs from, by task id.
 
-    A task without a result is absent.
+    A task without a result is absent. `fresh`: as in `prepare_attempts`.
     """
     places = {(run_pk, graph.index[name]) for run_pk, graph, task in needs for name in task.inputs}
-    values = await tasks.results(tx, places) if places else {}
+    values = {place_: msgspec.json.decode(text) for place_ in places if (text := fresh.get(place_)) is not None}
+    if written := places - fresh.keys():
+        values |= await tasks.results(tx, written)
     return [
         {name: values[place_] for name in task.inputs for place_ in ((run_pk, graph.index[name]),) if place_ in values}
         for run_pk, graph, task in needs

@@ -13,7 +13,7 @@ from scheduler.decisions.clearing import WITH_ATTEMPT, Decided, Wish
 from scheduler.decisions.graph import Graph
 from scheduler.model import RunState, TaskState
 from scheduler.model.facts import FactKind
-from scheduler.store import clearing, events, runs, tasks
+from scheduler.store import attempts, clearing, events, runs, tasks
 from scheduler.store.clearing import Rewrite
 from scheduler.store.documents import Graphs
 from scheduler.store.events import EventKind
@@ -160,7 +160,7 @@ async def _write_runs(tx: Transaction, rows: Sequence[Row], decided: Mapping[int
     await clearing.requeue(tx, again)
     await clearing.end_anew(tx, ends)
     if rest:
-        await runs.advance(tx, rest)
+        await attempts.move(tx, rest)
     if again:
         tx.announce(Topic.RUN_QUEUED)
     running = [row["id"] for row in rows if row["id"] in rest and row["state"] == RunState.RUNNING]

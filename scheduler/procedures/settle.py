@@ -10,15 +10,18 @@ attempt has ended, and that is what its instance waits for.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
 
 import msgspec
+from attrs import frozen
 
 from scheduler.decisions.clearing import after_stop
+from scheduler.decisions.graph import Graph
 from scheduler.decisions.outcomes import Try, consequence
-from scheduler.model import FINISHED, AttemptState, Outcome, OutcomeKind, TaskState
+from scheduler.model import FINISHED, AttemptState, Outcome, OutcomeKind, Task, TaskState
 from scheduler.model.facts import FactKind
-from scheduler.store import clearing, events, tasks
+from scheduler.store import attempts, clearing, events
 from scheduler.store.documents import Graphs
 from scheduler.store.events import EventKind
 from scheduler.store.topics import Topic
@@ -41,24 +44,24 @@ def digest(outcome: Outcome) -> str:
     return hashlib.sha256(msgspec.json.encode(outcome, order="deterministic")).hexdigest()
 
 
-async def settle(
-    tx: Transaction,
-    graphs: Graphs,
-    outcomes: Sequence[Outcome],
-    *,
-    rows: Mapping[str, Row] | None = None,
-    judged: bool = False,
-) -> dict[str, Verdict]:
-    """Write the consequences of these outcomes, one for each token; return what became of each report.
+@frozen(kw_only=True)
+class Settled:
+    """What is made of reports, before any of it is written."""
 
-    `rows`: the attempts as `tasks.by_token` reads them, if the caller has read them under these locks.
-    `judged`: the caller judges the runs and gives away the slots in this transaction, so no events are left for
-    it and nobody is woken.
-    """
+    answers: Mapping[str, Verdict]
+    """By token, of every report."""
+    ends: Sequence[tuple[Row, attempts.End]] = ()
+    """Attempts that end, with their rows."""
+    unwanted: Sequence[tuple[Row, Outcome]] = ()
+    """Of attempts whose task was cleared or marked meanwhile."""
+
+
+def judge_reports(
+    outcomes: Sequence[Outcome], rows: Mapping[str, Row], graphs: Mapping[int, Graph], now: datetime
+) -> Settled:
+    """What follows from these outcomes, one for each token. `rows` as from `attempts.by_token`, read under their locks;
+    `graphs` by version."""
     said = {outcome.token: outcome for outcome in outcomes}
-    if rows is None:
-        rows = await tasks.by_token(tx, said)
-    known = await graphs.load(tx, {row["version_id"] for row in rows.values()})
     answers: dict[str, Verdict] = dict.fromkeys(said, Verdict.REFUSED)
     ends, unwanted = [], []
     for token, row in rows.items():
@@ -70,75 +73,78 @@ async def settle(
             unwanted.append((row, outcome))
         elif _may_end(row, outcome):
             answers[token] = Verdict.ACCEPTED
-            task = known[row["version_id"]].tasks[row["task_index"]]
-            seen = Try(
-                key=row["ti_id"],
-                try_number=row["try_number"],
-                max_tries=row["max_tries"],
-                losses=row["losses"],
-                policy=task.retry,
-                rerun_when_lost=task.rerun_when_lost,
-                cancel_requested=row["cancel_requested_at"] is not None or row["verdict"] is not None,
-            )
-            end = consequence(
-                seen,
-                outcome.kind,
-                retryable=outcome.retryable,
-                now=tx.now,
-                planned=outcome.reason == SHUTDOWN,
-            )
-            ends.append((row, outcome, end, report))
-    if ends:
-        await tasks.end(
-            tx,
-            [
-                tasks.End(
-                    key=row["ti_id"],
-                    token=str(row["token"]),
-                    consequence=end,
-                    exit_code=outcome.exit_code,
-                    reason=outcome.reason,
-                    message=_printable(outcome.message),
-                    report=report,
-                    result=outcome.result,
-                    decision=outcome.decision if end.state is TaskState.SUCCESS else None,
-                    pid=outcome.pid,
-                )
-                for row, outcome, end, report in ends
-            ],
+            ends.append((row, _end(row, outcome, report, graphs[row["version_id"]].tasks[row["task_index"]], now)))
+    return Settled(answers=answers, ends=ends, unwanted=unwanted)
+
+
+def _end(row: Row, outcome: Outcome, report: str, task: Task, now: datetime) -> attempts.End:
+    seen = Try(
+        key=row["ti_id"],
+        try_number=row["try_number"],
+        max_tries=row["max_tries"],
+        losses=row["losses"],
+        policy=task.retry,
+        rerun_when_lost=task.rerun_when_lost,
+        cancel_requested=row["cancel_requested_at"] is not None or row["verdict"] is not None,
+    )
+    end = consequence(seen, outcome.kind, retryable=outcome.retryable, now=now, planned=outcome.reason == SHUTDOWN)
+    return attempts.End(
+        key=row["ti_id"],
+        token=str(row["token"]),
+        consequence=end,
+        exit_code=outcome.exit_code,
+        reason=outcome.reason,
+        message=_printable(outcome.message),
+        report=report,
+        result=outcome.result,
+        decision=outcome.decision if end.state is TaskState.SUCCESS else None,
+        pid=outcome.pid,
+    )
+
+
+async def settle(tx: Transaction, graphs: Graphs, outcomes: Sequence[Outcome]) -> dict[str, Verdict]:
+    """Write the consequences of these outcomes, one for each token; return what became of each report."""
+    rows = await attempts.by_token(tx, {outcome.token for outcome in outcomes})
+    known = await graphs.load(tx, {row["version_id"] for row in rows.values()})
+    settled = judge_reports(outcomes, rows, known, tx.now)
+    await attempts.end(tx, [end for _, end in settled.ends])
+    entries: list[events.Entry] = []
+    for row, end in settled.ends:
+        after = end.consequence
+        if after.state in FINISHED:
+            entries.append((row["run_pk"], row["ti_id"], EventKind.TASK, tx.now))
+        elif after.state is TaskState.UP_FOR_RETRY and after.retry_at is not None:
+            entries.append((row["run_pk"], row["ti_id"], EventKind.TASK, after.retry_at))
+    await events.append(tx, entries)
+    if settled.ends:
+        tx.announce(Topic.SLOT_FREED)
+    if any(end.consequence.state is TaskState.SCHEDULED for _, end in settled.ends):
+        tx.announce(Topic.TASK_SCHEDULED)
+    await _let_go(tx, settled.unwanted)
+    tell(tx, settled)
+    return dict(settled.answers)
+
+
+def tell(tx: Transaction, settled: Settled) -> None:
+    """Tell of the attempts that end, and of the reports that were refused."""
+    for row, end in settled.ends:
+        tx.tell(
+            FactKind.TASK_ENDED,
+            dag_id=row["dag_id"],
+            run_id=row["run_id"],
+            task_id=row["task_id"],
+            try_number=row["try_number"],
+            state=str(end.consequence.state),
+            message=end.message,
         )
-        entries: list[events.Entry] = []
-        for row, _, end, _ in ends:
-            if end.state in FINISHED:
-                entries.append((row["run_pk"], row["ti_id"], EventKind.TASK, tx.now))
-            elif end.state is TaskState.UP_FOR_RETRY and end.retry_at is not None:
-                entries.append((row["run_pk"], row["ti_id"], EventKind.TASK, end.retry_at))
-        if not judged:
-            await events.append(tx, entries)
-        for row, outcome, end, _ in ends:
-            tx.tell(
-                FactKind.TASK_ENDED,
-                dag_id=row["dag_id"],
-                run_id=row["run_id"],
-                task_id=row["task_id"],
-                try_number=row["try_number"],
-                state=str(end.state),
-                message=outcome.message,
-            )
-        if not judged:
-            tx.announce(Topic.SLOT_FREED)
-        if any(end.state is TaskState.SCHEDULED for *_, end, _ in ends):
-            tx.announce(Topic.TASK_SCHEDULED)
-    await _let_go(tx, unwanted)
-    expected = {str(row["token"]) for row, _ in unwanted}
-    for token, answer in answers.items():
+    expected = {str(row["token"]) for row, _ in settled.unwanted}
+    for token, answer in settled.answers.items():
         if answer is Verdict.REFUSED and token not in expected:
             tx.tell(FactKind.REPORT_REFUSED, token=token)
-    return answers
 
 
 def is_unwanted(row: Row) -> bool:
-    """The attempt runs, and its task was cleared or marked meanwhile. `row` is one of `tasks.by_token`."""
+    """The attempt runs, and its task was cleared or marked meanwhile. `row` is one of `attempts.by_token`."""
     return bool(row["live"]) and (row["state"] == TaskState.RESTARTING or row["imposed"] is not None)
 
 

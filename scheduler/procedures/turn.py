@@ -4,6 +4,7 @@ A turn is made from what the daemon remembers of the runs, so that it is known w
 for a run if the run's `seq`, read under its lock, is the one that it was planned for.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
@@ -57,6 +58,27 @@ class Turn:
     def changes(self) -> dict[int, TaskState]:
         """The new states of instances, by key."""
         return {made.picture.keys[i]: state for made in self.plans.values() for i, state in made.changes.items()}
+
+    def instances(self) -> set[int]:
+        """Keys of all instances that it is about."""
+        return {one.key for one in self.whereabouts.values()} | self.changes().keys()
+
+    def results(self) -> dict[tuple[int, int], str | None]:
+        """What the successes returned, as JSON, by (run key, task position)."""
+        return {(one.run_pk, one.task_index): self.outcomes[token].result for token, one in self.whereabouts.items()}
+
+    def takes_no_more_than_it_gives(self) -> bool:
+        """In each run, what has become ready needs no more slots of any pool, and of all, than the ended give back."""
+        balance: Counter[tuple[int, str | None]] = Counter()
+        for one in self.whereabouts.values():
+            task = self.graph(one.run_pk).tasks[one.task_index]
+            balance[one.run_pk, None] += 1
+            balance[one.run_pk, task.pool] += task.pool_slots
+        for key, i in self.ready():
+            task = self.graph(key).tasks[i]
+            balance[key, None] -= 1
+            balance[key, task.pool] -= task.pool_slots
+        return all(left >= 0 for left in balance.values())
 
     def graph(self, run_pk: int) -> Graph:
         return self.plans[run_pk].picture.graph

@@ -18,7 +18,7 @@ from scheduler.decisions.readiness import Picture, Plan, Seen, plan
 from scheduler.model import CANDIDATES, FINISHED, RunState, TaskState
 from scheduler.model.facts import FactKind
 from scheduler.procedures.pictures import Known, Pictures
-from scheduler.store import events, runs, tasks
+from scheduler.store import attempts, events, runs, tasks
 from scheduler.store.documents import Graphs
 from scheduler.store.events import EventKind
 from scheduler.store.locks import Lock
@@ -61,13 +61,13 @@ async def judge_runs(tx: Transaction, graphs: Graphs, pictures: Pictures, at_mos
         got = await tx.lock(tasks.LOCK_JUDGEABLE, keys=sorted(keys.values()))
         if len(got) != len(changed):
             return Judged(stale=True)
-        await tasks.schedule(tx, {keys[key, i]: state for key, i, state in changed})
+        await attempts.judge(tx, {keys[key, i]: state for key, i, state in changed})
     await events.consume(tx, held, [row["event_id"] for row in due_events])
     # every run whose events were taken in, even if nothing follows from them: who has a picture without them, in this
     # daemon or another, must see that it is old
     ends = {key: made.run_state for key, made in plans.items()}
     if ends:
-        await runs.advance(tx, ends)
+        await attempts.move(tx, ends)
     if any(state is TaskState.SCHEDULED for *_, state in changed):
         tx.announce(Topic.TASK_SCHEDULED)
     finished = frozenset(key for key, state in ends.items() if state is not None)

@@ -14,7 +14,7 @@ from scheduler.model import AttemptState, StartAnswer, StartRequest, TaskState
 from scheduler.model.facts import FactKind
 from scheduler.procedures.placement import upstream_results
 from scheduler.procedures.settle import is_unwanted
-from scheduler.store import tasks
+from scheduler.store import attempts, tasks
 from scheduler.store.documents import Graphs
 from scheduler.store.locks import Lock
 from scheduler.store.topics import Topic
@@ -31,7 +31,7 @@ async def start_claimed(tx: Transaction, graphs: Graphs, requests: Sequence[Star
     """
     asked = {request.token: request for request in requests}
     await tx.lock(tasks.LOCK_OF_TOKENS, tokens=sorted(asked))
-    rows = await tasks.by_token(tx, asked)
+    rows = await attempts.by_token(tx, asked)
     unwanted = {token for token, row in rows.items() if is_unwanted(row)}
     if unwanted:
         tx.announce(Topic.CANCEL_REQUESTED)
@@ -40,10 +40,10 @@ async def start_claimed(tx: Transaction, graphs: Graphs, requests: Sequence[Star
     accepted = {token: rows[token] for token, refusal in refusals.items() if not refusal}
     starting = {token: row for token, row in accepted.items() if row["attempt_state"] == AttemptState.QUEUED}
     if starting:
-        await tasks.start(
+        await attempts.start(
             tx,
             [
-                tasks.Start(
+                attempts.Start(
                     key=row["ti_id"],
                     token=token,
                     worker=asked[token].worker_id,

@@ -205,27 +205,6 @@ async def cards(tx: Reading, run_pks: Collection[int]) -> dict[int, Row]:
     return {row["id"]: row for row in await tx.fetch(_CARDS, {"keys": sorted(run_pks)})}
 
 
-_ADVANCE = sa.text(
-    "UPDATE dag_run r SET seq = r.seq + 1, state = coalesce(v.state, r.state),"
-    " end_date = CASE WHEN v.state IS NULL THEN r.end_date ELSE :now END"
-    " FROM unnest(CAST(:keys AS bigint[]), CAST(:states AS text[])) AS v(id, state) WHERE r.id = v.id"
-)
-
-
-async def advance(tx: Transaction, ends: Mapping[int, RunState | None]) -> None:
-    """Count one more change of these runs' instances, and finish those that have an end."""
-    await tx.write(
-        Lock.DAG_RUN,
-        ends.keys(),
-        _ADVANCE,
-        {
-            "now": tx.now,
-            "keys": list(ends),
-            "states": [None if state is None else str(state) for state in ends.values()],
-        },
-    )
-
-
 _IMPOSE = sa.text("UPDATE dag_run SET verdict = coalesce(verdict, :verdict), seq = seq + 1 WHERE id = ANY(:keys)")
 _END_QUEUED = sa.text(
     "UPDATE dag_run SET verdict = :verdict, state = :state, end_date = :now, seq = seq + 1 WHERE id = ANY(:keys)"

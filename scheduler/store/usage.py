@@ -1,12 +1,17 @@
-"""How much of each limit is in use: read in one statement, after the owners of the limits have been locked."""
+"""How much of each limit is in use: read in one statement, after the owners of the limits have been locked.
 
-from collections.abc import Collection, Mapping
+Or without them, by a transaction that takes no more than it gives back: it cannot exceed a limit, whatever others do.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from attrs import frozen
 
+from scheduler.store import tasks
 from scheduler.store.pools import EVERYTHING
-from scheduler.store.writer import Reading
+from scheduler.store.writer import Reading, Row
 
 _RUNS = (
     "SELECT r.id AS run_pk, CAST(NULL AS text) AS pool, r.seq, 0 AS slots,"
@@ -28,8 +33,24 @@ _POOLS = (
     " UNION ALL SELECT NULL, '*', 0, p.slots, (SELECT coalesce(sum(n), 0) FROM active),"
     " EXISTS (SELECT FROM task_instance WHERE state = 'scheduled') FROM pool p WHERE p.name = '*'"
 )
+# Instances in the same rows: what is of the others is NULL in each.
+_EMPTY = (
+    "CAST(NULL AS bigint) AS id, CAST(NULL AS bigint) AS ti_run_pk, CAST(NULL AS integer) AS task_index,"
+    " CAST(NULL AS text) AS task_id, CAST(NULL AS text) AS state, CAST(NULL AS integer) AS map_index,"
+    " CAST(NULL AS integer) AS try_number, CAST(NULL AS integer) AS max_tries, CAST(NULL AS integer) AS losses,"
+    " CAST(NULL AS uuid) AS token, CAST(NULL AS text) AS imposed, CAST(NULL AS text) AS attempt_state,"
+    " CAST(NULL AS text) AS report, CAST(NULL AS timestamptz) AS cancel_requested_at"
+)
+
+
+_BOTH = (
+    "SELECT u.*, {empty} FROM ({limits}) AS u"
+    " UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, h.* FROM ({held}) AS h"
+)
 _OF_RUNS = sa.text(_RUNS)
 _OF_RUNS_AND_POOLS = sa.text(_ACTIVE + _RUNS + _POOLS)
+_OF_RUNS_AND_INSTANCES = sa.text(_BOTH.format(empty=_EMPTY, limits=_RUNS, held=tasks.HELD))
+_OF_ALL = sa.text(_ACTIVE + _BOTH.format(empty=_EMPTY, limits=_RUNS + _POOLS, held=tasks.HELD))
 
 
 @frozen(kw_only=True)
@@ -68,11 +89,26 @@ async def in_use(tx: Reading, runs: Collection[int], pools: Collection[str] = ()
 
     Runs that are not running, or have a verdict, are left out; so are pools that do not exist.
     """
-    parameters = {"now": tx.now, "runs": sorted(runs)}
+    return _usage(await tx.fetch(_OF_RUNS_AND_POOLS if pools else _OF_RUNS, _parameters(tx, runs, pools)))
+
+
+async def in_use_and_held(
+    tx: Reading, runs: Collection[int], pools: Collection[str], instances: Collection[int]
+) -> tuple[Usage, dict[int, Row]]:
+    """`in_use`, and `tasks.held` of these instances, in one statement."""
+    parameters = _parameters(tx, runs, pools) | {"keys": sorted(instances)}
+    rows = await tx.fetch(_OF_ALL if pools else _OF_RUNS_AND_INSTANCES, parameters)
+    return _usage([row for row in rows if row["id"] is None]), {row["id"]: row for row in rows if row["id"] is not None}
+
+
+def _parameters(tx: Reading, runs: Collection[int], pools: Collection[str]) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"now": tx.now, "runs": sorted(runs)}
     if pools:
-        rows = await tx.fetch(_OF_RUNS_AND_POOLS, {**parameters, "pools": sorted(set(pools) - {EVERYTHING})})
-    else:
-        rows = await tx.fetch(_OF_RUNS, parameters)
+        parameters["pools"] = sorted(set(pools) - {EVERYTHING})
+    return parameters
+
+
+def _usage(rows: Iterable[Row]) -> Usage:
     found_runs: dict[int, RunUse] = {}
     found_pools: dict[str, PoolUse] = {}
     everything = None

@@ -113,6 +113,20 @@ class Transaction(Reading):
         if row["touched"] != len(keys):
             raise LockOrderError(f"{lock.name}: {len(keys)} rows to write, {row['touched']} written")
 
+    async def write_together(
+        self, rows: Mapping[Lock, Collection[int]], statement: sa.Executable, params: Params = None
+    ) -> None:
+        """Run one statement that writes exactly these held rows of several tables, and of their satellites, in CTEs.
+
+        It returns one row with the count for each table under the table's name. Otherwise as `write_with_satellites`.
+        """
+        for lock, keys in rows.items():
+            self.held.check_covers(lock, keys)
+        (row,) = await self.fetch(statement, params)
+        for lock, keys in rows.items():
+            if row[lock.table.name] != len(keys):
+                raise LockOrderError(f"{lock.name}: {len(keys)} rows to write, {row[lock.table.name]} written")
+
     async def write_satellite(
         self, table: sa.Table, owners: Iterable[int], statement: sa.Executable, params: Params = None
     ) -> Sequence[Row]:

@@ -244,11 +244,11 @@ async def test_a_thousand_short_tasks_leave_no_zombie(open_desk: OpenDesk) -> No
         assert len({outcome.token for outcome in outcomes}) == 1000
         worker = psutil.Process(desk.processes[0].pid)
         with trio.fail_after(LIMIT_S):  # the last ones are buried after their report, spares leave within seconds
-            while len(worker.children(recursive=True)) > 3:  # zygote, warm parent, its spare process
+            # zygote, warm parent, its spare process; what the worker had open to the others it closes after their end
+            while len(worker.children(recursive=True)) > 3 or worker.num_fds() >= 40:
                 await trio.sleep(0.05)
         zombies = [one for one in worker.children(recursive=True) if one.status() == psutil.STATUS_ZOMBIE]
         assert zombies == []
-        assert worker.num_fds() < 40
 
 
 async def test_a_flood_of_output_is_cut_and_costs_no_memory(open_desk: OpenDesk) -> None:

@@ -304,10 +304,10 @@ async def test_who_waits_in_a_run_that_somebody_holds_is_left_to_admission(dsn: 
 
 
 async def test_a_pool_that_somebody_holds_is_not_waited_for(dsn: str) -> None:
-    """Whoever ends tasks goes on: what has become ready is left to admission, which waits its turn."""
+    """Whoever ends tasks goes on: what needs more slots than came back is left to admission, which waits its turn."""
     async with open_world(dsn) as world, open_world(dsn) as other:
-        await world.put(chain(2))
-        run = await world.trigger("chain")
+        await world.put(fan(2), chain(2))
+        run = await world.trigger("fan")
         workloads = await world.admit(starts=True)
         seen: list[Any] = []
 
@@ -320,8 +320,54 @@ async def test_a_pool_that_somebody_holds_is_not_waited_for(dsn: str) -> None:
         await other.store.transact(holds_the_pool)
         advanced, launched = seen
         assert advanced.answers == {workloads[0].token: Verdict.ACCEPTED}
-        assert advanced.placed.workloads == ()
+        assert [one.task_id for one in advanced.placed.workloads] == ["m0"], "one slot came back"
         assert launched == []
-        assert await world.states(run) == {"t0": "success", "t1": "scheduled"}
+        assert Counter((await world.states(run)).values()) == {"success": 1, "running": 1, "scheduled": 1, "none": 1}
         assert world.poked.count(Topic.TASK_SCHEDULED) >= 2
-        assert sorted(one.run_id for one in await world.admit(starts=True)) == sorted([run, "launched"])
+        admitted = await world.admit(starts=True)
+        assert sorted((one.run_id, one.task_id) for one in admitted) == sorted([(run, "m1"), ("launched", "t0")])
+
+
+async def test_what_takes_no_more_slots_than_it_gives_back_needs_no_pool(dsn: str) -> None:
+    """The next task of a chain takes over the slot of the one before, whoever counts at this moment."""
+    async with open_world(dsn) as world, open_world(dsn) as other:
+        await world.commands.set_pool(world.store, name="small", slots=2, description=None)
+        await world.put(chain(3, pool="small"))
+        run = await world.trigger("chain")
+        workloads = await world.admit(starts=True)
+        seen: list[Any] = []
+
+        @writer(Lock.POOL)
+        async def counts_the_pools(tx: Transaction) -> None:
+            await tx.lock(pools.LOCK_NAMED, names=["*", "default_pool", "small"])
+            seen.append(await other.bridge.call_trio(world.advance, workloads))
+
+        await other.store.transact(counts_the_pools)
+        assert [one.task_id for one in seen[0].placed.workloads] == ["t1"]
+        assert await world.states(run) == {"t0": "success", "t1": "running", "t2": "none"}
+
+
+async def test_a_pool_made_smaller_drains(dsn: str) -> None:
+    """A slot that comes back to a pool with too few is not passed on."""
+    async with open_world(dsn) as world:
+        await world.commands.set_pool(world.store, name="small", slots=3, description=None)
+        await world.put(chain(2, pool="small"))
+        for name in ("one", "two", "three"):
+            await world.trigger("chain", run_id=name)
+        first = await world.admit(starts=True)
+        assert len(first) == 3
+        await world.commands.set_pool(world.store, name="small", slots=1, description=None)
+        assert (await world.advance(first[:2])).placed.workloads == ()
+        assert len((await world.advance(first[2:], look=Look())).placed.workloads) == 1
+
+
+async def test_results_of_what_ends_in_the_same_transaction_are_handed_on(dsn: str) -> None:
+    async with open_world(dsn) as world:
+        sums = Task(task_id="sum", upstream=("a", "b", "c"), inputs=("a", "b", "c"))
+        await world.put(Dag(dag_id="d", schedule=NEVER, tasks=(*(Task(task_id=one) for one in "abc"), sums)))
+        await world.trigger("d")
+        first = {one.task_id: one for one in await world.admit(starts=True)}
+        await world.advance([first["a"]], result="1")
+        await world.advance([first["b"]])
+        (last,) = (await world.advance([first["c"]], result='{"x": [3]}')).placed.workloads
+        assert (last.task_id, last.inputs) == ("sum", {"a": 1, "c": {"x": [3]}})

@@ -51,6 +51,10 @@ _HARMLESS = sa.text("UPDATE pool SET slots = slots WHERE id = ANY(:keys)")
 _HARMLESS_TOUCHED = sa.text(
     "WITH ti AS (UPDATE pool SET slots = slots WHERE id = ANY(:keys) RETURNING id) SELECT count(*) AS touched FROM ti"
 )
+_TOGETHER = (
+    "WITH p AS (UPDATE pool SET slots = slots WHERE id = ANY(:keys) {} RETURNING id) SELECT count(*) AS pool FROM p"
+)
+_NOTHING_TOGETHER, _HARMLESS_TOGETHER = sa.text(_TOGETHER.format("AND false")), sa.text(_TOGETHER.format(""))
 _INSERT = sa.text("INSERT INTO pool (name, slots) VALUES ('late', 1) RETURNING id")
 _NO_XCOM = sa.text("DELETE FROM xcom WHERE false")
 _NO_EVENT = sa.text("DELETE FROM event WHERE false")
@@ -104,13 +108,19 @@ async def transactions_keep_the_law(server: Server, dsn: str) -> None:
             await tx.lock(_POOLS, keys=keys)
             await tx.write_with_satellites(Lock.POOL, keys, _TOUCHED, given)
 
+        async def too_few_together(tx: Transaction) -> None:
+            await tx.lock(_POOLS, keys=keys)
+            await tx.write_together({Lock.POOL: keys}, _NOTHING_TOGETHER, given)
+
         await refused(world, "a lower rank after a higher", low_after_high)
         await refused(world, "a second insert at one rank", insert_twice)
         await refused(world, "a write of fewer rows than keys", too_few)
         await refused(world, "a write of fewer rows than keys, with satellites", too_few_with_satellites)
+        await refused(world, "a write of fewer rows than keys, of several tables", too_few_together)
         for what, body in {
             "a write of rows nobody locked": lambda tx: tx.write(Lock.POOL, keys, _HARMLESS, given),
             "the same, with satellites": lambda tx: tx.write_with_satellites(Lock.POOL, keys, _HARMLESS_TOUCHED, given),
+            "the same, of several tables": lambda tx: tx.write_together({Lock.POOL: keys}, _HARMLESS_TOGETHER, given),
             "a satellite of an instance nobody locked": lambda tx: tx.write_satellite(t.xcom, [1], _NO_XCOM),
             "events of a run nobody locked": lambda tx: tx.consume(t.event, [1], _NO_EVENT),
         }.items():

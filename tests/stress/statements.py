@@ -7,7 +7,7 @@ original. The original must pass every check, each time.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -249,7 +249,7 @@ class Inspector:
             await driver.execute("ROLLBACK TO SAVEPOINT judging")
 
     async def write(
-        self, tx: Transaction, lock: Lock | None, keys: Sequence[int], text: str, arguments: list[Any], *, counts: bool
+        self, tx: Transaction, rows: Mapping[Lock, Sequence[int]], text: str, arguments: list[Any], *, counts: bool
     ) -> None:
         """Judge a writing statement that is about to be run on these rows; `counts`: it is to touch as many."""
         todo = {
@@ -265,12 +265,13 @@ class Inspector:
         driver = tx._driver
         original = await self._effect(driver, text_now, arguments)
         assert original == await self._effect(driver, text_now, arguments), f"not the same twice: {short(text)}"
-        assert not counts or original[0] == len(keys), f"{tx.name}: {short(text)} touches {original}"
+        expected = sum(len(keys) for keys in rows.values())
+        assert not counts or original[0] == expected, f"{tx.name}: {short(text)} touches {original}"
         for what, mutant in list(todo.items()):
             if await self._effect(driver, mutant, arguments) != original:
                 self.verdicts.note(text, what, "another effect")
                 del todo[what]
-        before = [*(disturbances(lock, keys) if lock is not None and keys else ()), ITSELF]
+        before = [*(one for lock, keys in rows.items() if keys for one in disturbances(lock, keys)), ITSELF]
         for disturbance in before:
             if not todo:
                 return
@@ -293,7 +294,7 @@ class Inspector:
             elif after:
                 await driver.execute(after)
             if text.startswith("WITH"):
-                touched = int((await driver.fetchrow(text, *arguments))["touched"])
+                touched = sum((await driver.fetchrow(text, *arguments)).values())
             else:
                 touched = int((await driver.execute(text, *arguments)).rsplit(" ", 1)[-1])
             return touched, await driver.fetchval(CONTENTS)
@@ -393,7 +394,16 @@ def disturbances(lock: Lock, keys: Sequence[int]) -> list[str]:
 @contextmanager
 def inspecting(inspector: Inspector) -> Iterator[None]:
     """Every lock and write of every transaction passes the inspector first."""
-    names = ("lock", "write", "write_with_satellites", "write_satellite", "insert", "append", "consume")
+    names = (
+        "lock",
+        "write",
+        "write_with_satellites",
+        "write_together",
+        "write_satellite",
+        "insert",
+        "append",
+        "consume",
+    )
     usual_methods = {name: getattr(Transaction, name) for name in names}
 
     async def inspected_lock(self: Transaction, statement: LockStatement, **params: Any) -> list[int]:
@@ -409,7 +419,7 @@ def inspecting(inspector: Inspector) -> Iterator[None]:
             lock = where if isinstance(where, Lock) else {**SATELLITES, **APPEND_ONLY}[where]
             if keys:
                 arguments, counts = made.arguments(params), isinstance(where, Lock)
-                await inspector.write(self, lock, sorted(keys), made.text, arguments, counts=counts)
+                await inspector.write(self, {lock: sorted(keys)}, made.text, arguments, counts=counts)
             return await usual_methods[name](self, where, keys, statement, params)
 
         return through
@@ -419,10 +429,15 @@ def inspecting(inspector: Inspector) -> Iterator[None]:
 
         async def through(self: Transaction, where: Any, statement: Any, params: Any = None) -> Any:
             made = compiled(statement)
-            await inspector.write(self, None, (), made.text, made.arguments(params), counts=False)
+            await inspector.write(self, {}, made.text, made.arguments(params), counts=False)
             return await usual_methods[name](self, where, statement, params)
 
         return through
+
+    async def inspected_together(self: Transaction, rows: Any, statement: Any, params: Any = None) -> None:
+        made = compiled(statement)
+        await inspector.write(self, rows, made.text, made.arguments(params), counts=True)
+        await usual_methods["write_together"](self, rows, statement, params)
 
     # the inspections happen inside the transactions and take many times as long as these
     limits: Any = engine
@@ -432,6 +447,7 @@ def inspecting(inspector: Inspector) -> Iterator[None]:
     )
     patched: Any = Transaction
     patched.lock = inspected_lock
+    patched.write_together = inspected_together
     for name in ("write", "write_with_satellites", "write_satellite", "consume"):
         setattr(patched, name, owned(name))
     for name in ("insert", "append"):
