@@ -12,7 +12,7 @@ What follows from the successes is planned before (procedures/turn.py). Nothing 
 whose rows, are not as planned.
 
 Locks: DAG_RUN (skipping), POOL (skipping without `Look`, and not at all where no more slots are taken than come back),
-TASK_INSTANCE. Without `Look` it is known before which instances it is about: they are locked, then everything is read by
+TASK_INSTANCE. Without `Look` it is known before which instances it is about: they are locked, then all is read by
 one statement and written by another. With it, use is read first, for it decides who of those who wait is locked.
 """
 
