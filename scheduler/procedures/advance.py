@@ -119,6 +119,10 @@ async def advance(
         if unlike := _unlike(turn, rows):
             stale |= unlike
             turn = turn.of([key for key in turn.plans if key not in unlike])
+            # what was to come back from them does not: decide again, among those that are locked
+            ready = [one for one in ready if one.index is None or one.run_pk in turn.plans]
+            decision = decide(ready, of_run, use, slots, ending=_ending(turn), counted=counted)
+            chosen &= set(decision.admitted)
     states = turn.changes()
     admittees = _admittees(ready, chosen, rows, states)
     admitted = {one.key for one in admittees}

@@ -371,3 +371,19 @@ async def test_results_of_what_ends_in_the_same_transaction_are_handed_on(dsn: s
         await world.advance([first["b"]])
         (last,) = (await world.advance([first["c"]], result='{"x": [3]}')).placed.workloads
         assert (last.task_id, last.inputs) == ("sum", {"a": 1, "c": {"x": [3]}})
+
+
+async def test_slots_that_do_not_come_back_after_all_are_not_given_away(dsn: str) -> None:
+    """An attempt was declared lost a moment before: its run goes the long way, and what waits gets one slot, not two."""
+    async with open_world(dsn) as world:
+        await world.commands.set_pool(world.store, name="small", slots=2, description=None)
+        await world.put(Dag(dag_id="d", schedule=NEVER, tasks=tuple(Task(task_id=one, pool="small") for one in "abcd")))
+        run = await world.trigger("d")
+        first = await world.admit(starts=True)
+        assert [one.task_id for one in first] == ["a", "b"]
+        planned = await world.plan(first)
+        await world.end(first[:1], OutcomeKind.LOST, reason="worker lost")
+        done = await world.take(planned, look=Look())
+        assert done.stale
+        assert [one.task_id for one in done.placed.workloads] == ["a"]
+        assert await world.states(run) == {"a": "running", "b": "running", "c": "scheduled", "d": "scheduled"}
