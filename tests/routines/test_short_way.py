@@ -374,7 +374,7 @@ async def test_results_of_what_ends_in_the_same_transaction_are_handed_on(dsn: s
 
 
 async def test_slots_that_do_not_come_back_after_all_are_not_given_away(dsn: str) -> None:
-    """An attempt was declared lost a moment before: its run goes the long way, and what waits gets one slot, not two."""
+    """An attempt was declared lost just before: its run goes the long way, and who waits gets one slot, not two."""
     async with open_world(dsn) as world:
         await world.commands.set_pool(world.store, name="small", slots=2, description=None)
         await world.put(Dag(dag_id="d", schedule=NEVER, tasks=tuple(Task(task_id=one, pool="small") for one in "abcd")))
