@@ -34,7 +34,7 @@ def session(folder: Path, *, circle: bool) -> tuple[int, str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ASYNCSCHED_STRESS_SEED": ""}
     environment.pop("PYTEST_XDIST_WORKER", None)
     done = subprocess.run(
-        [*command, "-c", "/dev/null", folder], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=100
+        [*command, "-c", "/dev/null", folder], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     return done.returncode, done.stdout + done.stderr
 
