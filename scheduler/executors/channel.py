@@ -7,7 +7,8 @@ import trio
 
 from scheduler.executors.protocol import FrameBuffer
 
-_CHUNK = 256 * 1024
+_CHUNK = 64 * 1024
+"""Bytes of one read. A new buffer of that size is taken for each: large ones tear the heap apart."""
 _OUTBOX_LIMIT = 256 * 1024 * 1024
 
 
@@ -94,22 +95,26 @@ class Channel:
                 return None
 
     def receive_nowait(self) -> list[bytes] | None:
-        """What has arrived, without waiting; None at the end of the stream. Raises PeerError."""
-        if self.closed:
-            return None
-        try:
+        """What has arrived, without waiting; None at the end of the stream. Raises PeerError.
+
+        Empty only if nothing more is there: a long payload may need several reads.
+        """
+        while not self.closed:
             try:
-                data = self._sock.recv(_CHUNK)
-            except ConnectionResetError:
-                # The peer left without reading everything; what it had said before can still be read.
-                data = self._sock.recv(_CHUNK)
-        except BlockingIOError:
-            return []
-        except OSError:
-            return None
-        if not data:
-            return None
-        return self._frames.feed(data)
+                try:
+                    data = self._sock.recv(_CHUNK)
+                except ConnectionResetError:
+                    # The peer left without reading everything; what it had said before can still be read.
+                    data = self._sock.recv(_CHUNK)
+            except BlockingIOError:
+                return []
+            except OSError:
+                return None
+            if not data:
+                return None
+            if payloads := self._frames.feed(data):
+                return payloads
+        return None
 
     def shut_down(self) -> None:
         """Let both sides see the end of the stream; the reader then closes."""
