@@ -11,7 +11,7 @@ if somebody waits after all, to nobody: so no priority is jumped.
 What follows from the successes is planned before (procedures/turn.py). Nothing is written of a run whose `seq`, or
 whose rows, are not as planned.
 
-Locks: DAG_RUN (skipping), POOL (skipping without `Look`, and not at all where no more slots are taken than come back),
+Locks: DAG_RUN (skipping), POOL (skipping for record_outcomes; not at all where no more slots are taken than come back),
 TASK_INSTANCE. Without `Look` it is known before which instances it is about: they are locked, then all is read by
 one statement and written by another. With it, use is read first, for it decides who of those who wait is locked.
 """
@@ -82,8 +82,13 @@ async def advance(
     slots: int,
     berths: Sequence[Berth],
     look: Look | None,
+    *,
+    waits: bool = False,
 ) -> Advanced:
-    """End the attempts of this turn, judge their runs, and admit up to `slots` tasks, started where a berth is."""
+    """End the attempts of this turn, judge their runs, and admit up to `slots` tasks, started where a berth is.
+
+    `waits`: for the pools, if somebody holds them.
+    """
     page = min(PAGE, slots + BEYOND)
     waiting = await _waiting(tx, look, page) if look is not None and slots > 0 else []
     wanted = turn.plans.keys() | {one.run_pk for one in waiting}
@@ -94,7 +99,7 @@ async def advance(
     names: set[str] = set()
     if slots > 0:
         names = {turn.graph(key).tasks[i].pool for key, i in turn.ready()} | {one.pool for one in waiting}
-    counted = await _lock_pools(tx, turn, names, wait=look is not None) if names else False
+    counted = await _lock_pools(tx, turn, names, look, waits=waits) if names else False
     rows: Mapping[int, Row] = {}
     if look is None:
         await tx.lock(tasks.LOCK_KEYS, keys=sorted(turn.instances()))
@@ -141,9 +146,9 @@ async def advance(
     )
     tell(tx, settled)
     _tell(tx, turn)
-    just_left = any(one.index is not None and one.key not in admitted for one in ready)
-    if just_left and look is None:
-        tx.announce(Topic.TASK_SCHEDULED)
+    left = [one for one in ready if one.key not in admitted]
+    if any(one.index is not None for one in left) if look is None else left and not counted:
+        tx.announce(Topic.TASK_SCHEDULED)  # nobody may know of them, or there are free slots that were not counted
     return Advanced(
         answers=settled.answers,
         placed=prepared.placed,
@@ -165,18 +170,20 @@ async def advance(
     )
 
 
-async def _lock_pools(tx: Transaction, turn: Turn, names: Collection[str], *, wait: bool) -> bool:
+async def _lock_pools(tx: Transaction, turn: Turn, names: Collection[str], look: Look | None, *, waits: bool) -> bool:
     """Lock the owners of the limits, if slots may be taken beyond those that come back; are they held?
 
-    Without `wait` they may not be: somebody else gives slots away at this moment. What has become ready and finds none
-    among those that come back is left to enqueue_tasks, which waits, and takes all that has gathered by then.
+    If not: somebody else gives slots away at this moment, and whoever has attempts to end does not wait for him. He
+    passes on what comes back; what finds no slot among that is left to enqueue_tasks, which waits, and takes all that
+    has gathered by then.
     """
-    if wait:
-        await tx.lock(pools.LOCK_NAMED, names=sorted({*names, EVERYTHING}))
+    keys = sorted({*names, EVERYTHING})
+    if waits:
+        await tx.lock(pools.LOCK_NAMED, names=keys)
         return True
-    if turn.takes_no_more_than_it_gives():
+    if look is None and turn.takes_no_more_than_it_gives():
         return False
-    return len(await tx.lock(pools.CLAIM_NAMED, names=sorted({*names, EVERYTHING}))) > len(names)
+    return len(await tx.lock(pools.CLAIM_NAMED, names=keys)) == len(keys)
 
 
 async def _waiting(tx: Transaction, look: Look, at_most: int) -> list[Ready]:

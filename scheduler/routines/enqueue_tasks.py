@@ -38,7 +38,7 @@ async def admit_scheduled(
     look: Look,
 ) -> Advanced:
     """Admit up to `slots` tasks; those for which there is a berth are started, too."""
-    return await advance(tx, graphs, pictures, Turn(), where, slots, berths, look)
+    return await advance(tx, graphs, pictures, Turn(), where, slots, berths, look, waits=True)
 
 
 @frozen(kw_only=True)

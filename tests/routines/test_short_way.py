@@ -387,3 +387,26 @@ async def test_slots_that_do_not_come_back_after_all_are_not_given_away(dsn: str
         assert done.stale
         assert [one.task_id for one in done.placed.workloads] == ["a"]
         assert await world.states(run) == {"a": "running", "b": "running", "c": "scheduled", "d": "scheduled"}
+
+
+async def test_who_ends_tasks_while_others_wait_does_not_wait_for_the_pools(dsn: str) -> None:
+    """What comes back goes to the first of those who wait; whether there is more is found out by admission."""
+    async with open_world(dsn) as world, open_world(dsn) as other:
+        tasks_ = (Task(task_id="a"), Task(task_id="b"), *(Task(task_id=one, priority_weight=5) for one in "yz"))
+        await world.put(Dag(dag_id="d", schedule=NEVER, tasks=tasks_))
+        run = await world.trigger("d")
+        first = await world.admit(slots=2, starts=True)
+        assert sorted(one.task_id for one in first) == ["y", "z"]
+        seen: list[Any] = []
+
+        @writer(Lock.POOL)
+        async def gives_slots_away(tx: Transaction) -> None:
+            await tx.lock(pools.LOCK_NAMED, names=["*", "default_pool"])
+            seen.append(await other.bridge.call_trio(partial(world.advance, first[:1], look=Look())))
+
+        world.poked.clear()
+        await other.store.transact(gives_slots_away)
+        assert [one.task_id for one in seen[0].placed.workloads] == ["a"], "one slot came back"
+        assert seen[0].passed_over
+        assert Topic.TASK_SCHEDULED in world.poked, "b might have a free one"
+        assert (await world.states(run))["b"] == "scheduled"
