@@ -58,7 +58,7 @@ def _name(pid: int) -> str:
     ):
         if mark in words:
             return name
-    return words.split(" ")[0]
+    return words.split(" ")[0].rsplit("/", 1)[-1]  # a path says where somebody has installed it
 
 
 def usage(pids: Iterable[int], *, with_memory: bool = True) -> list[Usage]:
