@@ -41,6 +41,7 @@ from scheduler.control.handlers import OPERATIONS
 from scheduler.executors.local import LocalExecutor, worker_spec
 from scheduler.home import Home
 from scheduler.loading.sources import PinnedSources
+from scheduler.procedures.batching import Batching
 from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.pictures import Pictures
 from scheduler.procedures.placement import Place
@@ -178,7 +179,14 @@ class Daemon:
             ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
             EnqueueTasks(store=store, graphs=graphs, pictures=pictures, dispatch=dispatch),
             StartAttempts(store=store, graphs=graphs, executor=executor),
-            RecordOutcomes(store=store, graphs=graphs, pictures=pictures, executor=executor, dispatch=dispatch),
+            RecordOutcomes(
+                store=store,
+                graphs=graphs,
+                pictures=pictures,
+                executor=executor,
+                dispatch=dispatch,
+                batching=Batching(company=company),
+            ),
             CancelAttempts(store=store, executor=executor),
             TimeOutRuns(store=store),
             Rescue(store=store, graphs=graphs, steadiness=steadiness, dispatch=dispatch),

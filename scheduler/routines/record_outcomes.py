@@ -9,12 +9,14 @@ changes nothing.
 
 from collections.abc import Mapping, Sequence
 
+import trio
 from attrs import frozen
 
 from nurseries.routine import Pace, Progress
 from scheduler.executors.base import Berth, Executor
 from scheduler.model import Outcome
 from scheduler.procedures.advance import Advanced, Look, advance
+from scheduler.procedures.batching import Batching
 from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.pictures import Pictures, look_at
 from scheduler.procedures.placement import Place
@@ -59,14 +61,18 @@ class RecordOutcomes:
     pictures: Pictures
     executor: Executor
     dispatch: Dispatch
+    batching: Batching
     at_most: int = 500
     pace = Pace(seconds=5)
     wakes_on = (Topic.OUTCOME_REPORTED,)
 
     async def step(self) -> Progress:
+        if self.batching.pause and self.executor.outcomes.peek(1):
+            await trio.sleep(self.batching.pause)
         reports = self.executor.outcomes.peek(self.at_most)
         if not reports:
             return Progress.IDLE
+        begun = trio.current_time()
         unique = {report.token: report for report in reports}
         known = self.dispatch.whereabouts
         quick = {token: report for token, report in unique.items() if may_advance(report, known)}
@@ -77,6 +83,7 @@ class RecordOutcomes:
             answers.update(slowly)
         self.executor.outcomes.remove(reports)
         self.executor.acknowledge(list(answers))
+        self.batching.took(trio.current_time() - begun)
         for token in answers:
             known.pop(token, None)
         if rest:

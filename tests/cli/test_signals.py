@@ -21,12 +21,20 @@ def test_ctrl_c_while_waiting_exits_130(asyncsched: CommandLine, daemon: Daemon)
 
     daemon.answers |= {"runs.trigger": QUEUED, "runs.wait": answer}
     command = [sys.executable, "-m", "scheduler.cli", "trigger", "etl", "--wait"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=asyncsched.environment({})) as process:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=asyncsched.environment({}),
+        # a shell starts what it puts into the background with Ctrl-C ignored, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         try:
             assert asked.wait(30)
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=30)
         finally:
             release.set()
+            process.kill()
     assert process.returncode == 130
     assert "Traceback" not in said

@@ -25,6 +25,7 @@ from scheduler.executors.base import Berth, Topics, WorkerInfo
 from scheduler.executors.inbox import Inbox
 from scheduler.loading.sources import PinnedSources
 from scheduler.model import Outcome, OutcomeKind, StartAnswer, StartRequest, Workload
+from scheduler.procedures.batching import Batching
 from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.pictures import Pictures
 from scheduler.procedures.placement import Place
@@ -236,7 +237,14 @@ async def open_daemon(
             ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
             EnqueueTasks(store=store, graphs=graphs, pictures=pictures, dispatch=dispatch),
             StartAttempts(store=store, graphs=graphs, executor=executor),
-            RecordOutcomes(store=store, graphs=graphs, pictures=pictures, executor=executor, dispatch=dispatch),
+            RecordOutcomes(
+                store=store,
+                graphs=graphs,
+                pictures=pictures,
+                executor=executor,
+                dispatch=dispatch,
+                batching=Batching(company=Company()),
+            ),
             CancelAttempts(store=store, executor=executor),
             TimeOutRuns(store=store),
             Rescue(store=store, graphs=graphs, steadiness=steadiness, dispatch=dispatch),
