@@ -6,6 +6,7 @@ meanwhile, and all of them get slower for it. There a transaction that took long
 itself, so that half of the time goes into gathering. What takes its usual few milliseconds is followed by none.
 """
 
+import trio
 from attrs import define
 
 from scheduler.procedures.vacancies import Company
@@ -25,6 +26,11 @@ class Batching:
     def took(self, seconds: float) -> None:
         """The last transaction, from the call to the return."""
         self._took = seconds
+
+    async def gather(self) -> None:
+        """Let reports gather, if it is time to; mostly returns at once."""
+        if self.pause:
+            await trio.sleep(self.pause)
 
     @property
     def pause(self) -> float:

@@ -67,8 +67,8 @@ class RecordOutcomes:
     wakes_on = (Topic.OUTCOME_REPORTED,)
 
     async def step(self) -> Progress:
-        if self.batching.pause and self.executor.outcomes.peek(1):
-            await trio.sleep(self.batching.pause)
+        if self.executor.outcomes.peek(1):
+            await self.batching.gather()
         reports = self.executor.outcomes.peek(self.at_most)
         if not reports:
             return Progress.IDLE
