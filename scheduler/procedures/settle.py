@@ -128,15 +128,7 @@ async def settle(tx: Transaction, graphs: Graphs, outcomes: Sequence[Outcome]) -
 def tell(tx: Transaction, settled: Settled) -> None:
     """Tell of the attempts that end, and of the reports that were refused."""
     for row, end in settled.ends:
-        tx.tell(
-            FactKind.TASK_ENDED,
-            dag_id=row["dag_id"],
-            run_id=row["run_id"],
-            task_id=row["task_id"],
-            try_number=row["try_number"],
-            state=str(end.consequence.state),
-            message=end.message,
-        )
+        _tell_end(tx, row, end.consequence.state, end.message)
     expected = {str(row["token"]) for row, _ in settled.unwanted}
     for token, answer in settled.answers.items():
         if answer is Verdict.REFUSED and token not in expected:
@@ -169,16 +161,20 @@ async def _let_go(tx: Transaction, unwanted: Sequence[tuple[Row, Outcome]]) -> N
     )
     await events.append(tx, [(row["run_pk"], row["ti_id"], EventKind.TASK, tx.now) for row, _ in unwanted])
     for row, outcome in unwanted:
-        tx.tell(
-            FactKind.TASK_ENDED,
-            dag_id=row["dag_id"],
-            run_id=row["run_id"],
-            task_id=row["task_id"],
-            try_number=row["try_number"],
-            state=str(after_stop(row["imposed"])),
-            message=outcome.message,
-        )
+        _tell_end(tx, row, after_stop(row["imposed"]), outcome.message)
     tx.announce(Topic.SLOT_FREED)
+
+
+def _tell_end(tx: Transaction, row: Row, state: TaskState, message: str) -> None:
+    tx.tell(
+        FactKind.TASK_ENDED,
+        dag_id=row["dag_id"],
+        run_id=row["run_id"],
+        task_id=row["task_id"],
+        try_number=row["try_number"],
+        state=str(state),
+        message=message,
+    )
 
 
 MESSAGE_LIMIT = 2_000
