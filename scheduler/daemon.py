@@ -1,4 +1,4 @@
-"""The composition root: builds what stands on the store, lists the routines, ends it all in order. Decides nothing.
+"""The composition root: builds what stands on the store, and ends it all in order. Decides nothing.
 
     store
      └ routines, executor, control socket, watchdog
@@ -33,6 +33,7 @@ from nurseries.shutdown import Shutdown
 from nurseries.supervisor import Supervisor
 from nurseries.switchboard import Switchboard
 from nurseries.watchdog import feed_watchdog
+from scheduler import assembly
 from scheduler.commands import Commands
 from scheduler.commands.pools import set_parallelism
 from scheduler.config import Config, hide_password
@@ -41,25 +42,11 @@ from scheduler.control.handlers import OPERATIONS
 from scheduler.executors.local import LocalExecutor, worker_spec
 from scheduler.home import Home
 from scheduler.loading.sources import PinnedSources
-from scheduler.procedures.batching import Batching
 from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.pictures import Pictures
 from scheduler.procedures.placement import Place
-from scheduler.procedures.steadiness import Steadiness
-from scheduler.procedures.vacancies import Company, Vacancies
-from scheduler.routines.cancel_attempts import CancelAttempts
-from scheduler.routines.create_runs import CreateRuns
-from scheduler.routines.enqueue_tasks import EnqueueTasks
-from scheduler.routines.heartbeat import Heartbeat
 from scheduler.routines.load_dags import STORED, LoadDags
-from scheduler.routines.look_out import LookOut
 from scheduler.routines.prune import Prune
-from scheduler.routines.record_outcomes import RecordOutcomes
-from scheduler.routines.rescue import Rescue
-from scheduler.routines.schedule_tasks import ScheduleTasks
-from scheduler.routines.start_attempts import StartAttempts
-from scheduler.routines.start_runs import StartRuns
-from scheduler.routines.time_out_runs import TimeOutRuns
 from scheduler.routines.warm_workers import WarmWorkers
 from scheduler.store import backlog, migrate, seats
 from scheduler.store.documents import Graphs
@@ -151,10 +138,8 @@ class Daemon:
         )
 
     def routines(self, parsing: trio.Nursery) -> list[Routine]:
-        """The literal list. Each is a file in `routines/`."""
-        config, store, graphs, executor = self.settings.config, self.store, self.graphs, self.executor
-        home, dags_dir = self.settings.home, self.settings.dags_dir
-        dispatch, pictures, steadiness = self.dispatch, self.dispatch.pictures, Steadiness(clock=self.clock)
+        """Those of every daemon (`assembly.py`), and those that read files and warm processes."""
+        config, store, dags_dir = self.settings.config, self.store, self.settings.dags_dir
         self.loader = LoadDags(
             store=store,
             dags_dir=dags_dir,
@@ -166,39 +151,25 @@ class Daemon:
             memory_limit=config.loading.memory_mb * 1024 * 1024,
             parallel=config.loading.parallel,
         )
-        company, hear = Company(), self.switchboard.subscribe
-        may_create = Vacancies(told=hear(*CreateRuns.waits_by), company=company)
-        may_start = Vacancies(told=hear(*StartRuns.waits_by), company=company)
         return [
             self.loader,
-            LookOut(
-                store=store, daemon=self.seat.uuid, steadiness=steadiness, poke=self.switchboard.poke, company=company
-            ),
-            CreateRuns(store=store, graphs=graphs, dispatch=dispatch, vacancies=may_create),
-            StartRuns(store=store, graphs=graphs, vacancies=may_start),
-            ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
-            EnqueueTasks(store=store, graphs=graphs, pictures=pictures, dispatch=dispatch),
-            StartAttempts(store=store, graphs=graphs, executor=executor),
-            RecordOutcomes(
+            *assembly.routines(
                 store=store,
-                graphs=graphs,
-                pictures=pictures,
-                executor=executor,
-                dispatch=dispatch,
-                batching=Batching(company=company),
+                graphs=self.graphs,
+                executor=self.executor,
+                dispatch=self.dispatch,
+                switchboard=self.switchboard,
+                seat=self.seat,
+                clock=self.clock,
             ),
-            CancelAttempts(store=store, executor=executor),
-            TimeOutRuns(store=store),
-            Rescue(store=store, graphs=graphs, steadiness=steadiness, dispatch=dispatch),
-            Heartbeat(store=store, executor=executor, clock=self.clock, seat=self.seat),
             WarmWorkers(
                 store=store,
-                executor=executor,
+                executor=self.executor,
                 sources=self.sources,
                 dags_dir=dags_dir,
                 at_most=config.worker.warm_parents,
             ),
-            Prune(store=store, logs=home.logs, keep=timedelta(days=config.prune.keep_days)),
+            Prune(store=store, logs=self.settings.home.logs, keep=timedelta(days=config.prune.keep_days)),
         ]
 
     async def run(self, shutdown: Shutdown) -> None:

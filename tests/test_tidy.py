@@ -57,7 +57,7 @@ def test_routines_neither_loop_nor_sleep_nor_catch_everything() -> None:
 
 
 def test_each_routine_is_one_class_with_a_step_and_the_daemon_lists_it() -> None:
-    listed = (ROOT / "scheduler" / "daemon.py").read_text()
+    listed = "".join((ROOT / "scheduler" / name).read_text() for name in ("assembly.py", "daemon.py"))
     for path in ROUTINES:
         tree = ast.parse(path.read_text())
         steps = [

@@ -20,28 +20,15 @@ from nurseries.gate import Gate
 from nurseries.routine import Progress
 from nurseries.supervisor import Supervisor
 from nurseries.switchboard import Switchboard
+from scheduler import assembly
 from scheduler.commands import Commands
 from scheduler.executors.base import Berth, Topics, WorkerInfo
 from scheduler.executors.inbox import Inbox
 from scheduler.loading.sources import PinnedSources
 from scheduler.model import Outcome, OutcomeKind, StartAnswer, StartRequest, Workload
-from scheduler.procedures.batching import Batching
 from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.pictures import Pictures
 from scheduler.procedures.placement import Place
-from scheduler.procedures.steadiness import Steadiness
-from scheduler.procedures.vacancies import Company, Vacancies
-from scheduler.routines.cancel_attempts import CancelAttempts
-from scheduler.routines.create_runs import CreateRuns
-from scheduler.routines.enqueue_tasks import EnqueueTasks
-from scheduler.routines.heartbeat import Heartbeat
-from scheduler.routines.look_out import LookOut
-from scheduler.routines.record_outcomes import RecordOutcomes
-from scheduler.routines.rescue import Rescue
-from scheduler.routines.schedule_tasks import ScheduleTasks
-from scheduler.routines.start_attempts import StartAttempts
-from scheduler.routines.start_runs import StartRuns
-from scheduler.routines.time_out_runs import TimeOutRuns
 from scheduler.store import seats
 from scheduler.store.documents import Graphs
 from scheduler.store.engine import open_store
@@ -225,31 +212,17 @@ async def open_daemon(
         await store.transact(seats.take_seat, seat)
         sources = PinnedSources(folder)
         place = Place(daemon=seat.uuid, logs=folder, source_path=sources.path, dags_dir=folder)
-        pictures, steps, steadiness = Pictures(), Steps(), Steadiness(clock=clock)
+        pictures, steps = Pictures(), Steps()
         dispatch = Dispatch(store=store, executor=executor, place=place, pictures=pictures, sources=sources)
-        company, hear = Company(), switchboard.subscribe
-        may_create = Vacancies(told=hear(*CreateRuns.waits_by), company=company)
-        may_start = Vacancies(told=hear(*StartRuns.waits_by), company=company)
-        routines = [
-            LookOut(store=store, daemon=seat.uuid, steadiness=steadiness, poke=switchboard.poke, company=company),
-            CreateRuns(store=store, graphs=graphs, dispatch=dispatch, vacancies=may_create),
-            StartRuns(store=store, graphs=graphs, vacancies=may_start),
-            ScheduleTasks(store=store, graphs=graphs, pictures=pictures),
-            EnqueueTasks(store=store, graphs=graphs, pictures=pictures, dispatch=dispatch),
-            StartAttempts(store=store, graphs=graphs, executor=executor),
-            RecordOutcomes(
-                store=store,
-                graphs=graphs,
-                pictures=pictures,
-                executor=executor,
-                dispatch=dispatch,
-                batching=Batching(company=Company()),
-            ),
-            CancelAttempts(store=store, executor=executor),
-            TimeOutRuns(store=store),
-            Rescue(store=store, graphs=graphs, steadiness=steadiness, dispatch=dispatch),
-            Heartbeat(store=store, executor=executor, clock=clock, seat=seat),
-        ]
+        routines = assembly.routines(
+            store=store,
+            graphs=graphs,
+            executor=executor,
+            dispatch=dispatch,
+            switchboard=switchboard,
+            seat=seat,
+            clock=clock,
+        )
         supervisor = Supervisor(routines, switchboard=switchboard, gate=Gate(store.probe), instrument=steps)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(supervisor.run)
