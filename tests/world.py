@@ -32,10 +32,10 @@ from scheduler.model import (
     Workload,
 )
 from scheduler.model.facts import Fact
-from scheduler.procedures.advance import Advanced, Look
-from scheduler.procedures.launch import Room
+from scheduler.procedures.advance import Advanced
+from scheduler.procedures.claiming import Look
 from scheduler.procedures.pictures import Pictures, look_at
-from scheduler.procedures.placement import Place, Whereabouts
+from scheduler.procedures.placement import Capacity, Place, Whereabouts
 from scheduler.procedures.settle import Verdict
 from scheduler.procedures.turn import Turn, prepare, unknown
 from scheduler.routines.create_runs import Created, create_due_runs
@@ -134,9 +134,10 @@ class World:
 
     async def launch(self, dag_id: str, *, slots: int = 1000, run_id: str | None = None) -> list[Workload]:
         """Trigger where a worker has room: the first tasks start in the same transaction."""
-        room = Room(where=self.place, berths=self.berths(slots))
         request = Request(run_id=run_id or f"manual__{uuid.uuid4()}")
-        _, launched = await self.store.transact(trigger_runs, self.graphs, dag_id, lambda: [request], room)
+        _, launched = await self.store.transact(
+            trigger_runs, self.graphs, dag_id, lambda: [request], self.capacity(slots)
+        )
         self.pictures.keep(launched.pictures)
         self.whereabouts.update(launched.placed.whereabouts)
         return list(launched.placed.workloads)
@@ -152,14 +153,15 @@ class World:
             if not done.pictures and not done.finished:
                 return done
 
-    def berths(self, free: int) -> list[Berth]:
+    def capacity(self, free: int) -> Capacity:
         """Room at the worker."""
-        return [Berth(worker_id=self.worker, hostname="h", free=free)] if free > 0 else []
+        berths = [Berth(worker_id=self.worker, hostname="h", free=free)] if free > 0 else []
+        return Capacity(where=self.place, berths=berths)
 
     async def admit(self, slots: int = 1000, *, starts: bool = False) -> list[Workload]:
         """Admit one page; with `starts` at a worker that runs them at once, as in production."""
-        berths = self.berths(slots) if starts else []
-        done = await self.store.transact(admit_scheduled, self.graphs, self.pictures, self.place, slots, berths, Look())
+        capacity = self.capacity(slots) if starts else Capacity(where=self.place, slots=slots)
+        done = await self.store.transact(admit_scheduled, self.graphs, self.pictures, capacity, Look())
         self.pictures.keep(done.pictures)
         self.whereabouts.update(done.placed.whereabouts)
         return list(done.placed.workloads)
@@ -180,9 +182,7 @@ class World:
 
     async def take(self, turn: Turn, *, slots: int = 1000, look: Look | None = None) -> Advanced:
         """Do what was planned."""
-        done = await self.store.transact(
-            advance_runs, self.graphs, self.pictures, turn, self.place, self.berths(slots), look
-        )
+        done = await self.store.transact(advance_runs, self.graphs, self.pictures, turn, self.capacity(slots), look)
         self.pictures.forget(done.stale)
         self.pictures.keep(done.pictures, finished=done.finished)
         self.whereabouts.update(done.placed.whereabouts)

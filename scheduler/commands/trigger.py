@@ -29,7 +29,8 @@ from scheduler.commands.errors import CommandError
 from scheduler.decisions.identity import run_id as name_run
 from scheduler.model import InvalidId, RunState, RunType, check_id
 from scheduler.procedures.dispatch import Dispatch
-from scheduler.procedures.launch import Launched, Room, launch
+from scheduler.procedures.launch import Launched, launch
+from scheduler.procedures.placement import Capacity
 from scheduler.store import dags, runs
 from scheduler.store.documents import Graphs
 from scheduler.store.errors import OutcomeUnknown
@@ -71,7 +72,11 @@ class Triggered:
 
 @writer(Lock.DAG, Lock.POOL, inserts=(Lock.DAG_RUN, Lock.TASK_INSTANCE))
 async def trigger_runs(
-    tx: Transaction, graphs: Graphs, dag_id: str, take: Callable[[], Sequence[Request]], room: Room | None = None
+    tx: Transaction,
+    graphs: Graphs,
+    dag_id: str,
+    take: Callable[[], Sequence[Request]],
+    capacity: Capacity | None = None,
 ) -> tuple[list[Triggered | CommandError], Launched]:
     """Insert manual runs of one dag, as many as fit into a transaction: one at least, from the first on.
 
@@ -104,7 +109,7 @@ async def trigger_runs(
                 conf=request.conf,
             )
         )
-    launched = await launch(tx, new, paused={keys[0]: dag["is_paused"]}, room=room)
+    launched = await launch(tx, new, paused={keys[0]: dag["is_paused"]}, capacity=capacity)
     return [_answer(request, dag_id, launched.states.get((keys[0], request.run_id))) for request in requests], launched
 
 
@@ -167,8 +172,8 @@ class Triggers:
     async def _carry(
         self, store: Store, dag_id: str, take: Callable[[], Sequence[Request]]
     ) -> list[Triggered | CommandError | Later]:
-        room = None if self.dispatch is None else self.dispatch.room()
-        answers, launched = await store.transact(trigger_runs, self.graphs, dag_id, take, room)
+        capacity = None if self.dispatch is None else self.dispatch.capacity_for_new_runs()
+        answers, launched = await store.transact(trigger_runs, self.graphs, dag_id, take, capacity)
         if self.dispatch is not None:
             # the tasks of others, too: a cancel of this caller must not keep them from their worker
             with trio.CancelScope(shield=True):

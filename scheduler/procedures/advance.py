@@ -11,43 +11,28 @@ if somebody waits after all, to nobody: so no priority is jumped.
 What follows from the successes is planned before (procedures/turn.py). Nothing is written of a run whose `seq`, or
 whose rows, are not as planned.
 
-Locks: DAG_RUN (skipping), POOL (skipping for record_outcomes; not at all where no more slots are taken than come back),
-TASK_INSTANCE. Without `Look` it is known before which instances it is about: they are locked, then all is read by
-one statement and written by another. With it, use is read first, for it decides who of those who wait is locked.
+Three steps: claim (procedures/claiming.py: DAG_RUN, POOL), grant (procedures/grants.py: TASK_INSTANCE, reads, the
+decision), and here the writing of what is held by then, in one statement.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 
 from attrs import field, frozen
 
-from scheduler.executors.base import Berth
-from scheduler.model import AttemptState, Task, TaskState
+from scheduler.model import TaskState
 from scheduler.model.facts import FactKind
-from scheduler.procedures.granting import NOBODY, Ready, decide, precedence
-from scheduler.procedures.pictures import Known, Pictures, cards_of
-from scheduler.procedures.placement import Admittee, Place, Placed, prepare_attempts
+from scheduler.procedures.claiming import Look, claim
+from scheduler.procedures.granting import Ready
+from scheduler.procedures.grants import Granted, grant_to_all, grant_to_known
+from scheduler.procedures.pictures import Known, Pictures
+from scheduler.procedures.placement import Admittee, Capacity, Placed, prepare_attempts
 from scheduler.procedures.settle import Verdict, judge_reports, tell
 from scheduler.procedures.turn import Turn
-from scheduler.store import attempts, pools, runs, tasks, usage
+from scheduler.store import attempts
 from scheduler.store.attempts import Hop
 from scheduler.store.documents import Graphs
-from scheduler.store.locks import Lock
-from scheduler.store.pools import EVERYTHING
 from scheduler.store.topics import Topic
 from scheduler.store.writer import Row, Transaction
-
-PAGE = 500
-"""Waiting tasks looked at in one transaction, at most."""
-BEYOND = 100
-"""How many more than there are slots for: some will be passed over, for their run or their pool is full."""
-
-
-@frozen(kw_only=True)
-class Look:
-    """Look at those who wait, past the runs and pools that are known to be full."""
-
-    full_runs: Collection[int] = ()
-    full_pools: Collection[str] = ()
 
 
 @frozen(kw_only=True)
@@ -78,147 +63,66 @@ async def advance(
     graphs: Graphs,
     pictures: Pictures,
     turn: Turn,
-    where: Place,
-    slots: int,
-    berths: Sequence[Berth],
+    capacity: Capacity,
     look: Look | None,
     *,
     waits: bool = False,
 ) -> Advanced:
-    """End the attempts of this turn, judge their runs, and admit up to `slots` tasks, started where a berth is.
+    """End the attempts of this turn, judge their runs, and admit as many tasks as there is capacity for.
 
     `waits`: for the pools, if somebody holds them.
     """
-    page = min(PAGE, slots + BEYOND)
-    waiting = await _waiting(tx, look, page) if look is not None and slots > 0 else []
-    wanted = turn.plans.keys() | {one.run_pk for one in waiting}
-    if not wanted:
-        return Advanced(looked_at_all=look is not None and slots > 0)
-    held = await tx.lock(runs.CLAIM_RUNNING, keys=sorted(wanted))
-    turn = turn.of([key for key in held if key in turn.plans])
-    names: set[str] = set()
-    if slots > 0:
-        names = {turn.graph(key).tasks[i].pool for key, i in turn.ready()} | {one.pool for one in waiting}
-    counted = await _lock_pools(tx, turn, names, look, waits=waits) if names else False
-    rows: Mapping[int, Row] = {}
-    if look is None:
-        await tx.lock(tasks.LOCK_KEYS, keys=sorted(turn.instances()))
-        use, rows = await usage.in_use_and_held(tx, held, names, tx.held.of(Lock.TASK_INSTANCE))
-    else:
-        use = await usage.in_use(tx, held, names)
-    stale = {key for key in turn.plans if key not in use.runs or use.runs[key].seq != turn.known[key].seq}
-    if look is None:
-        stale |= _unlike(turn, rows)
-    turn = turn.of([key for key in turn.plans if key not in stale and not use.runs[key].hindered])
-    cards = await cards_of(tx, pictures, {key: one.seq for key, one in use.runs.items()})
-    known = await graphs.load(tx, {card["version_id"] for card in cards.values()})
-    of_run = {key: known[card["version_id"]] for key, card in cards.items()}
-    ready = sorted([*waiting, *_just_ready(turn)], key=lambda one: one.precedence)
-    decision = NOBODY
-    if not use.somebody_waits or look is not None:
-        decision = decide(ready, of_run, use, slots, ending=_ending(turn), counted=counted)
-    chosen = set(decision.admitted)
-    if look is not None:
-        await tx.lock(tasks.LOCK_KEYS, keys=sorted(turn.instances() | chosen))
-        rows = await tasks.held(tx, tx.held.of(Lock.TASK_INSTANCE))
-        if unlike := _unlike(turn, rows):
-            stale |= unlike
-            turn = turn.of([key for key in turn.plans if key not in unlike])
-            # what was to come back from them does not: decide again, among those that are locked
-            ready = [one for one in ready if one.index is None or one.run_pk in turn.plans]
-            decision = decide(ready, of_run, use, slots, ending=_ending(turn), counted=counted)
-            chosen &= set(decision.admitted)
+    looks = look is not None and capacity.slots > 0
+    claimed = await claim(tx, turn, look, slots=capacity.slots, waits=waits)
+    if not claimed.wanted:
+        return Advanced(looked_at_all=looks)
+    grant = grant_to_known if look is None else grant_to_all
+    granted = await grant(tx, graphs, pictures, claimed, capacity.slots)
+    answers, placed, passed_over = await _write(tx, granted, capacity)
+    left = [one for one in granted.ready if one.key in passed_over]
+    if any(one.index is not None for one in left) if look is None else left and not claimed.counted:
+        tx.announce(Topic.TASK_SCHEDULED)  # nobody may know of them, or there are free slots that were not counted
+    skipped = len(claimed.runs) < claimed.wanted
+    plans = granted.turn.plans
+    return Advanced(
+        answers=answers,
+        placed=placed,
+        pictures=_remembered(granted),
+        finished=frozenset(key for key, made in plans.items() if made.run_state is not None),
+        stale=frozenset(granted.stale),
+        page_is_full=claimed.page_is_full,
+        passed_over=bool(left),
+        skipped=skipped,
+        looked_at_all=looks and not claimed.page_is_full and not skipped,
+        full_runs=granted.decision.full_runs,
+        full_pools=granted.decision.full_pools | (claimed.pools - granted.use.pools.keys()),
+    )
+
+
+async def _write(
+    tx: Transaction, granted: Granted, capacity: Capacity
+) -> tuple[Mapping[str, Verdict], Placed, set[int]]:
+    """Write what has been decided; return the answers to reports, what is handed over, and who got no slot."""
+    turn, rows = granted.turn, granted.rows
     states = turn.changes()
-    admittees = _admittees(ready, chosen, rows, states)
+    admittees = _admittees(granted.ready, set(granted.decision.admitted), rows, states)
     admitted = {one.key for one in admittees}
+    known = {card["version_id"]: granted.papers.graphs[key] for key, card in granted.papers.cards.items()}
     settled = judge_reports(list(turn.outcomes.values()), _attempts(turn, rows), known, tx.now)
-    prepared = await prepare_attempts(tx, admittees, cards, of_run, where, berths, fresh=turn.results())
-    ends = {key: made.run_state for key, made in turn.plans.items()}
+    prepared = await prepare_attempts(tx, admittees, granted.papers, capacity, fresh=turn.results())
     await attempts.hop(
         tx,
         Hop(
-            runs=ends,
+            runs={key: made.run_state for key, made in turn.plans.items()},
             ends=[end for _, end in settled.ends],
             changes={key: state for key, state in states.items() if key not in admitted},
             claims=prepared.claims,
         ),
-        daemon=where.daemon,
+        daemon=capacity.where.daemon,
     )
     tell(tx, settled)
     _tell(tx, turn)
-    left = [one for one in ready if one.key not in admitted]
-    if any(one.index is not None for one in left) if look is None else left and not counted:
-        tx.announce(Topic.TASK_SCHEDULED)  # nobody may know of them, or there are free slots that were not counted
-    return Advanced(
-        answers=settled.answers,
-        placed=prepared.placed,
-        pictures={
-            **{key: Known(seq=use.runs[key].seq, card=card) for key, card in cards.items()},
-            **{
-                key: Known(seq=turn.known[key].seq + 1, picture=made.picture, card=turn.known[key].card)
-                for key, made in turn.plans.items()
-            },
-        },
-        finished=frozenset(key for key, state in ends.items() if state is not None),
-        stale=frozenset(stale),
-        page_is_full=len(waiting) == page,
-        passed_over=len(admitted) < len(ready),
-        skipped=len(held) < len(wanted),
-        looked_at_all=look is not None and slots > 0 and len(waiting) < page and len(held) == len(wanted),
-        full_runs=decision.full_runs,
-        full_pools=decision.full_pools | (names - use.pools.keys()),
-    )
-
-
-async def _lock_pools(tx: Transaction, turn: Turn, names: Collection[str], look: Look | None, *, waits: bool) -> bool:
-    """Lock the owners of the limits, if slots may be taken beyond those that come back; are they held?
-
-    If not: somebody else gives slots away at this moment, and whoever has attempts to end does not wait for him. He
-    passes on what comes back; what finds no slot among that is left to enqueue_tasks, which waits, and takes all that
-    has gathered by then.
-    """
-    keys = sorted({*names, EVERYTHING})
-    if waits:
-        await tx.lock(pools.LOCK_NAMED, names=keys)
-        return True
-    if look is None and turn.takes_no_more_than_it_gives():
-        return False
-    return len(await tx.lock(pools.CLAIM_NAMED, names=keys)) == len(keys)
-
-
-async def _waiting(tx: Transaction, look: Look, at_most: int) -> list[Ready]:
-    rows = await tasks.ready(tx, full_runs=look.full_runs, full_pools=look.full_pools, at_most=at_most)
-    return [
-        Ready(
-            key=row["id"],
-            run_pk=row["run_pk"],
-            pool=row["pool"],
-            pool_slots=row["pool_slots"],
-            precedence=(-row["priority"], row["ready_order"], row["task_index"], row["id"]),
-        )
-        for row in rows
-    ]
-
-
-def _just_ready(turn: Turn) -> list[Ready]:
-    found = []
-    for run_pk, i in turn.ready():
-        task, card, key = turn.graph(run_pk).tasks[i], turn.card(run_pk), turn.key(run_pk, i)
-        found.append(
-            Ready(
-                key=key,
-                run_pk=run_pk,
-                pool=task.pool,
-                pool_slots=task.pool_slots,
-                precedence=precedence(task, card["logical_date"] or card["run_after"], i, key),
-                index=i,
-            )
-        )
-    return found
-
-
-def _ending(turn: Turn) -> list[tuple[int, Task]]:
-    return [(one.run_pk, turn.graph(one.run_pk).tasks[one.task_index]) for one in turn.whereabouts.values()]
+    return settled.answers, prepared.placed, {one.key for one in granted.ready} - admitted
 
 
 def _admittees(
@@ -247,25 +151,16 @@ def _admittees(
     return found
 
 
-def _unlike(turn: Turn, rows: Mapping[int, Row]) -> set[int]:
-    """Runs of which some row, read under its lock, is not as planned: attempts run with live tokens, and the rest
-    may still be judged."""
-    bad = set()
-    for token, one in turn.whereabouts.items():
-        row = rows.get(one.key)
-        if row is None or str(row["token"]) != token or not _runs_on(row):
-            bad.add(one.run_pk)
-    for key, made in turn.plans.items():
-        for i in made.changes:
-            row = rows.get(made.picture.keys[i])
-            if row is None or row["state"] not in attempts.JUDGEABLE:
-                bad.add(key)
-    return bad
-
-
-def _runs_on(row: Row) -> bool:
-    """Started, not cleared, not marked."""
-    return row["state"] == TaskState.RUNNING and row["attempt_state"] == AttemptState.RUNNING and row["imposed"] is None
+def _remembered(granted: Granted) -> dict[int, Known]:
+    """Of all runs the cards, of those that have moved the new pictures."""
+    use, turn = granted.use, granted.turn
+    return {
+        **{key: Known(seq=use.runs[key].seq, card=card) for key, card in granted.papers.cards.items()},
+        **{
+            key: Known(seq=turn.known[key].seq + 1, picture=made.picture, card=turn.known[key].card)
+            for key, made in turn.plans.items()
+        },
+    }
 
 
 def _attempts(turn: Turn, rows: Mapping[int, Row]) -> dict[str, Row]:

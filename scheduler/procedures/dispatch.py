@@ -4,12 +4,12 @@ from collections.abc import Iterable
 
 from attrs import define, field
 
-from scheduler.executors.base import Berth, Executor
+from scheduler.executors.base import Executor
 from scheduler.loading.sources import PinnedSources
 from scheduler.procedures.advance import Advanced
-from scheduler.procedures.launch import Launched, Room
+from scheduler.procedures.launch import Launched
 from scheduler.procedures.pictures import Pictures
-from scheduler.procedures.placement import Place, Placed, Whereabouts
+from scheduler.procedures.placement import Capacity, Place, Placed, Whereabouts
 from scheduler.store import dags
 from scheduler.store.topics import Topic
 from scheduler.store.transaction import Store
@@ -34,14 +34,14 @@ class Dispatch:
     """How many attempts the short way has ended: who admits meanwhile looks again if this has changed."""
     _given_up: set[str] = field(factory=set, init=False)
 
-    def berths(self) -> list[Berth]:
+    def capacity(self) -> Capacity:
         """Where attempts can go now."""
-        return self.executor.berths()
+        return Capacity(where=self.place, berths=self.executor.berths())
 
-    def room(self) -> Room | None:
-        """Where what is just launched may start; None while somebody waits, for he goes first."""
-        berths = [] if self.somebody_waits else self.berths()
-        return Room(where=self.place, berths=berths) if berths else None
+    def capacity_for_new_runs(self) -> Capacity | None:
+        """Where what is just launched may start; None while somebody waits, for he goes first, and without a slot."""
+        capacity = None if self.somebody_waits else self.capacity()
+        return capacity if capacity is not None and capacity.slots > 0 else None
 
     def give_back(self, done: Advanced) -> None:
         """After a commit that ended attempts: wake admission, if anybody waits that it has not looked at."""

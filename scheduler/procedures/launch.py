@@ -1,7 +1,7 @@
 """Bring runs into being, and start at once those that the limits of their dags allow, down to their first tasks.
 
-A run that may start is judged in the transaction that creates it. With `Room`, its first tasks are also admitted and
-started there, unless somebody waits for a slot: then they are left `scheduled`, and enqueue_tasks gives slots by
+A run that may start is judged in the transaction that creates it. With a capacity, its first tasks are also admitted
+and started there, unless somebody waits for a slot: then they are left `scheduled`, and enqueue_tasks gives slots by
 priority. So from a trigger on an idle system to user code there is one commit. The decisions are the same functions
 that start_runs, schedule_tasks and enqueue_tasks use. Called under the locks of the dags' rows.
 
@@ -14,26 +14,17 @@ from attrs import evolve, field, frozen
 
 from scheduler.decisions.readiness import Picture, plan
 from scheduler.decisions.starting import QueuedRun, startable
-from scheduler.executors.base import Berth
 from scheduler.model import RunState, TaskState
 from scheduler.model.facts import FactKind
 from scheduler.procedures.granting import Ready, decide, precedence
 from scheduler.procedures.pictures import Known
-from scheduler.procedures.placement import Admittee, Place, Placed, place
+from scheduler.procedures.placement import Admittee, Capacity, Papers, Placed, place
 from scheduler.store import events, pools, runs, usage
 from scheduler.store.events import EventKind
 from scheduler.store.pools import EVERYTHING
 from scheduler.store.topics import Topic
 from scheduler.store.usage import RunUse
 from scheduler.store.writer import Transaction
-
-
-@frozen(kw_only=True)
-class Room:
-    """Where first tasks may start at once, as far as this daemon knows."""
-
-    where: Place
-    berths: Sequence[Berth]
 
 
 @frozen(kw_only=True)
@@ -47,11 +38,11 @@ class Launched:
 
 
 async def launch(
-    tx: Transaction, new: Sequence[runs.NewRun], *, paused: Mapping[int, bool], room: Room | None = None
+    tx: Transaction, new: Sequence[runs.NewRun], *, paused: Mapping[int, bool], capacity: Capacity | None = None
 ) -> Launched:
     """Insert `new` with all their instances. A run id or logical date that exists already is left out.
 
-    `paused` is by dag key.
+    `paused` is by dag key. `capacity`: where first tasks may start at once; None: nowhere.
     """
     if not new:
         return Launched()
@@ -59,7 +50,7 @@ async def launch(
     keys = await runs.create(tx, [run for run, _ in judged])
     made = {keys[run.dag_pk, run.run_id]: (run, picture) for run, picture in judged if (run.dag_pk, run.run_id) in keys}
     names = {run.graph.tasks[i].pool for run, _ in made.values() for i in _first(run)}
-    slots = 0 if room is None else sum(berth.free for berth in room.berths)
+    slots = 0 if capacity is None else capacity.slots
     if slots and names:
         claimed = await tx.lock(pools.CLAIM_NAMED, names=sorted(names | {EVERYTHING}))
         slots = slots if len(claimed) > len(names) else 0  # somebody else gives slots away: left to enqueue_tasks
@@ -75,20 +66,14 @@ async def launch(
         picture.keys.update({i: instance for (run_pk, i), instance in instances.items() if run_pk == key})
         pictures[key] = Known(seq=card["seq"], picture=picture, card=card)
     placed = Placed()
-    if room is not None and slots and names and not use.somebody_waits:
+    if capacity is not None and slots and names and not use.somebody_waits:
         ready = sorted(_ready({key: run for key, (run, _) in made.items()}, instances), key=lambda one: one.precedence)
         graphs = {key: run.graph for key, (run, _) in made.items()}
         unused = RunUse(seq=0, active=0, hindered=False)
         decision = decide(ready, graphs, evolve(use, runs=dict.fromkeys(graphs, unused)), slots)
         chosen = set(decision.admitted)
-        placed = await place(
-            tx,
-            [_admittee(one, made[one.run_pk][0]) for one in ready if one.key in chosen],
-            cards,
-            graphs,
-            room.where,
-            room.berths,
-        )
+        admittees = [_admittee(one, made[one.run_pk][0]) for one in ready if one.key in chosen]
+        placed = await place(tx, admittees, Papers(cards=cards, graphs=graphs), capacity)
         if len(chosen) < len(ready):
             tx.announce(Topic.TASK_SCHEDULED)
     elif names:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from attrs import frozen
+from attrs import field, frozen
 
 from scheduler.decisions.graph import Graph
 from scheduler.executors.base import Berth
@@ -34,6 +34,29 @@ class Place:
     source_path: Callable[[str, str], Path]
     """(source hash, file) -> path of the pinned copy."""
     dags_dir: Path
+
+
+@frozen(kw_only=True)
+class Capacity:
+    """How many attempts this daemon may make now, and where they may start, as far as it knows."""
+
+    where: Place
+    berths: Sequence[Berth] = ()
+    """Workers with room: attempts beyond it are queued."""
+    slots: int = field()
+
+    @slots.default
+    def _room(self) -> int:
+        return sum(berth.free for berth in self.berths)
+
+
+@frozen(kw_only=True)
+class Papers:
+    """What attempts of these runs are made from; both by run."""
+
+    cards: Mapping[int, Row]
+    """Rows of `runs.cards`."""
+    graphs: Mapping[int, Graph]
 
 
 @frozen(kw_only=True)
@@ -77,30 +100,18 @@ class Prepared:
     claims: Sequence[Claim]
 
 
-async def place(
-    tx: Transaction,
-    admittees: Sequence[Admittee],
-    cards: Mapping[int, Row],
-    graphs: Mapping[int, Graph],
-    where: Place,
-    berths: Iterable[Berth],
-) -> Placed:
-    """Write an attempt for each of these held instances, started if there is a berth for it.
-
-    `cards` (rows of `runs.cards`) and `graphs` by run.
-    """
-    prepared = await prepare_attempts(tx, admittees, cards, graphs, where, berths)
-    await attempts.admit(tx, prepared.claims, daemon=where.daemon)
+async def place(tx: Transaction, admittees: Sequence[Admittee], papers: Papers, capacity: Capacity) -> Placed:
+    """Write an attempt for each of these held instances, started if there is a berth for it."""
+    prepared = await prepare_attempts(tx, admittees, papers, capacity)
+    await attempts.admit(tx, prepared.claims, daemon=capacity.where.daemon)
     return prepared.placed
 
 
 async def prepare_attempts(
     tx: Transaction,
     admittees: Sequence[Admittee],
-    cards: Mapping[int, Row],
-    graphs: Mapping[int, Graph],
-    where: Place,
-    berths: Iterable[Berth],
+    papers: Papers,
+    capacity: Capacity,
     *,
     fresh: Mapping[tuple[int, int], str | None] = {},
 ) -> Prepared:
@@ -108,7 +119,8 @@ async def prepare_attempts(
 
     `fresh`: results, as JSON, by (run key, task position) of tasks whose success this transaction is about to write.
     """
-    room = _rooms(berths)
+    graphs, where = papers.graphs, capacity.where
+    room = _rooms(capacity.berths)
     moored = [(one, graphs[one.run_pk].tasks[one.task_index]) for one in admittees]
     berth_of = {one.key: next(room, None) for one, task in moored if task.rerun_when_lost}
     started = [(one, task) for one, task in moored if berth_of.get(one.key) is not None]
@@ -121,7 +133,7 @@ async def prepare_attempts(
     files: dict[tuple[str, str], tuple[str, str]] = {}
     workloads, claims, whereabouts = [], [], {}
     for one, task in moored:
-        card, graph, berth = cards[one.run_pk], graphs[one.run_pk], berth_of.get(one.key)
+        card, graph, berth = papers.cards[one.run_pk], graphs[one.run_pk], berth_of.get(one.key)
         token = str(uuid.uuid4())
         # made of integers and the token only: no name that a user chose becomes part of a path
         log = f"{where.logs}/{one.run_pk}/{one.key}-{one.try_number}-{token}.log"

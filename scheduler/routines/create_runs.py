@@ -10,7 +10,8 @@ from scheduler.decisions.identity import run_id
 from scheduler.model import RunType
 from scheduler.model.facts import FactKind
 from scheduler.procedures.dispatch import Dispatch
-from scheduler.procedures.launch import Launched, Room, launch
+from scheduler.procedures.launch import Launched, launch
+from scheduler.procedures.placement import Capacity
 from scheduler.procedures.vacancies import Vacancies
 from scheduler.store import dags, runs
 from scheduler.store.documents import Graphs
@@ -36,7 +37,7 @@ class Created:
 
 
 @writer(Lock.DAG, Lock.POOL, inserts=(Lock.DAG_RUN, Lock.TASK_INSTANCE))
-async def create_due_runs(tx: Transaction, graphs: Graphs, at_most: int, room: Room | None = None) -> Created:
+async def create_due_runs(tx: Transaction, graphs: Graphs, at_most: int, capacity: Capacity | None = None) -> Created:
     """Claim due dags, insert the runs of their slots, move their pointers: all or nothing."""
     claimed = await tx.lock(dags.CLAIM_DUE, now=tx.now, at_most=at_most)
     rows = [row for row in await dags.due(tx, claimed) if row["version_id"] is not None]
@@ -83,7 +84,7 @@ async def create_due_runs(tx: Transaction, graphs: Graphs, at_most: int, room: R
         ]
     if pointers:
         await dags.move_pointers(tx, pointers)
-    launched = await launch(tx, new, paused={row["id"]: row["is_paused"] for row in rows}, room=room)
+    launched = await launch(tx, new, paused={row["id"]: row["is_paused"] for row in rows}, capacity=capacity)
     if dropped:
         tx.tell(FactKind.SLOTS_DROPPED, dropped=dropped)
     due, somebody_waits = await dags.next_due(tx)
@@ -117,7 +118,8 @@ class CreateRuns:
             if self.vacancies.may_rest():
                 return Progress.again(self.vacancies.seconds_left)
             self.vacancies.about_to_look()
-        done = await self.store.transact(create_due_runs, self.graphs, self.at_most, self.dispatch.room())
+        capacity = self.dispatch.capacity_for_new_runs()
+        done = await self.store.transact(create_due_runs, self.graphs, self.at_most, capacity)
         await self.dispatch.hand_over_launched(done.launched)
         if self.vacancies is not None:
             for_seconds = self.pace.seconds if done.wait is None else min(done.wait, self.pace.seconds)

@@ -6,16 +6,14 @@ the row that owns the limit of the installation. Handed over after the commit; i
 rescue finds the attempt and takes it back.
 """
 
-from collections.abc import Sequence
-
 from attrs import frozen
 
 from nurseries.routine import Pace, Progress
-from scheduler.executors.base import Berth
-from scheduler.procedures.advance import Advanced, Look, advance
+from scheduler.procedures.advance import Advanced, advance
+from scheduler.procedures.claiming import Look
 from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.pictures import Pictures
-from scheduler.procedures.placement import Place
+from scheduler.procedures.placement import Capacity
 from scheduler.procedures.turn import Turn
 from scheduler.store.documents import Graphs
 from scheduler.store.locks import Lock
@@ -29,16 +27,10 @@ PAGES = 20
 
 @writer(Lock.DAG_RUN, Lock.POOL, Lock.TASK_INSTANCE)
 async def admit_scheduled(
-    tx: Transaction,
-    graphs: Graphs,
-    pictures: Pictures,
-    where: Place,
-    slots: int,
-    berths: Sequence[Berth],
-    look: Look,
+    tx: Transaction, graphs: Graphs, pictures: Pictures, capacity: Capacity, look: Look
 ) -> Advanced:
-    """Admit up to `slots` tasks; those for which there is a berth are started, too."""
-    return await advance(tx, graphs, pictures, Turn(), where, slots, berths, look, waits=True)
+    """Admit as many tasks as there is capacity for; those for which there is a berth are started, too."""
+    return await advance(tx, graphs, pictures, Turn(), capacity, look, waits=True)
 
 
 @frozen(kw_only=True)
@@ -59,14 +51,11 @@ class EnqueueTasks:
         freed = self.dispatch.freed
         self.dispatch.somebody_waits = True
         for _ in range(PAGES):
-            berths = self.dispatch.berths()
-            slots = sum(berth.free for berth in berths)
-            if slots <= 0:
+            capacity = self.dispatch.capacity()
+            if capacity.slots <= 0:
                 return Progress.MORE if self.dispatch.freed != freed else Progress.IDLE
             look = Look(full_runs=full_runs, full_pools=full_pools)
-            done = await self.store.transact(
-                admit_scheduled, self.graphs, self.pictures, self.dispatch.place, slots, berths, look
-            )
+            done = await self.store.transact(admit_scheduled, self.graphs, self.pictures, capacity, look)
             self.pictures.keep(done.pictures)
             await self.dispatch.hand_over(done.placed)
             skipped = skipped or done.skipped

@@ -7,19 +7,20 @@ worker until they are acknowledged: killed at any instant, this routine loses no
 changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import trio
 from attrs import frozen
 
 from nurseries.routine import Pace, Progress
-from scheduler.executors.base import Berth, Executor
+from scheduler.executors.base import Executor
 from scheduler.model import Outcome
-from scheduler.procedures.advance import Advanced, Look, advance
+from scheduler.procedures.advance import Advanced, advance
 from scheduler.procedures.batching import Batching
+from scheduler.procedures.claiming import Look
 from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.pictures import Pictures, look_at
-from scheduler.procedures.placement import Place
+from scheduler.procedures.placement import Capacity
 from scheduler.procedures.settle import Verdict, settle
 from scheduler.procedures.turn import Turn, may_advance, prepare, unknown
 from scheduler.store import tasks
@@ -39,17 +40,10 @@ async def end_attempts(tx: Transaction, graphs: Graphs, outcomes: list[Outcome])
 
 @writer(Lock.DAG_RUN, Lock.POOL, Lock.TASK_INSTANCE)
 async def advance_runs(
-    tx: Transaction,
-    graphs: Graphs,
-    pictures: Pictures,
-    turn: Turn,
-    where: Place,
-    berths: Sequence[Berth],
-    look: Look | None,
+    tx: Transaction, graphs: Graphs, pictures: Pictures, turn: Turn, capacity: Capacity, look: Look | None
 ) -> Advanced:
     """The short way, for successes whose consequences are planned."""
-    slots = sum(berth.free for berth in berths)
-    return await advance(tx, graphs, pictures, turn, where, slots, berths, look)
+    return await advance(tx, graphs, pictures, turn, capacity, look)
 
 
 @frozen(kw_only=True)
@@ -99,9 +93,7 @@ class RecordOutcomes:
         if not turn.plans:
             return {}
         look = Look() if self.dispatch.somebody_waits else None
-        done = await self.store.transact(
-            advance_runs, self.graphs, self.pictures, turn, self.dispatch.place, self.dispatch.berths(), look
-        )
+        done = await self.store.transact(advance_runs, self.graphs, self.pictures, turn, self.dispatch.capacity(), look)
         self.pictures.forget(done.stale)
         self.pictures.keep(done.pictures, finished=done.finished)
         self.dispatch.give_back(done)

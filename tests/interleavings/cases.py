@@ -17,9 +17,9 @@ from scheduler.decisions.clearing import FAILURES, Selection
 from scheduler.executors.base import Berth
 from scheduler.loading.loader import ImportFailure
 from scheduler.model import Outcome, OutcomeKind, RunState, StartRequest, TaskState
-from scheduler.procedures.advance import Look
-from scheduler.procedures.launch import Room
+from scheduler.procedures.claiming import Look
 from scheduler.procedures.pictures import Pictures
+from scheduler.procedures.placement import Capacity
 from scheduler.procedures.turn import prepare
 from scheduler.store import seats
 from scheduler.store.documents import Graphs
@@ -217,8 +217,8 @@ def _pause_dag(facts: Facts, daemon: Daemon, side: int) -> Shapes:
 @case("create_due_runs")
 def _create_due_runs(facts: Facts, daemon: Daemon, side: int) -> Shapes:
     return {
-        "all": (daemon.graphs, 100, Room(where=daemon.place, berths=berths(100))),
-        "one": (daemon.graphs, 1, Room(where=daemon.place, berths=berths(1))),
+        "all": (daemon.graphs, 100, room(daemon, 100)),
+        "one": (daemon.graphs, 1, room(daemon, 1)),
         "no worker": (daemon.graphs, 100),
         "cold": (Graphs(), 100),
     }
@@ -234,7 +234,7 @@ def _trigger_runs(facts: Facts, daemon: Daemon, side: int) -> Shapes:
     def dated() -> list[Request]:
         return [Request(run_id=f"dated {side}", logical_date=date), Request(run_id=f"beside {side}")]
 
-    here = Room(where=daemon.place, berths=berths(2))
+    here = room(daemon, 2)
     return {
         "dated": (daemon.graphs, "clock", dated),
         "starts": (daemon.graphs, "tail", asked(f"at once {side}"), here),
@@ -340,24 +340,26 @@ def _purge_runs(facts: Facts, daemon: Daemon, side: int) -> Shapes:
 @case("admit_scheduled")
 def _admit_scheduled(facts: Facts, daemon: Daemon, side: int) -> Shapes:
     return {
-        "all": (daemon.graphs, daemon.pictures, daemon.place, 100, [], Look()),
-        "one": (daemon.graphs, daemon.pictures, daemon.place, 1, berths(1), Look()),
-        "started": (daemon.graphs, daemon.pictures, daemon.place, 100, berths(100), Look()),
+        "all": (daemon.graphs, daemon.pictures, Capacity(where=daemon.place, slots=100), Look()),
+        "one": (daemon.graphs, daemon.pictures, room(daemon, 1), Look()),
+        "started": (daemon.graphs, daemon.pictures, room(daemon, 100), Look()),
         "past a run": (
             daemon.graphs,
             daemon.pictures,
-            daemon.place,
-            100,
-            berths(100),
+            room(daemon, 100),
             Look(full_runs=facts.runs["running"][:1], full_pools=["small"]),
         ),
-        "cold": (Graphs(), Pictures(), daemon.place, 100, berths(2), Look()),
+        "cold": (Graphs(), Pictures(), Capacity(where=daemon.place, berths=berths(2), slots=100), Look()),
     }
 
 
 def berths(free: int) -> list[Berth]:
-    """Room at the worker that lives."""
+    """At the worker that lives."""
     return [Berth(worker_id=LIVE, hostname="h", free=free)] if free else []
+
+
+def room(daemon: Daemon, free: int) -> Capacity:
+    return Capacity(where=daemon.place, berths=berths(free))
 
 
 def _in_order(tokens: tuple[str, ...], side: int) -> list[str]:
@@ -408,7 +410,7 @@ def _advance_runs(facts: Facts, daemon: Daemon, side: int) -> Shapes:
     ) -> tuple[Any, ...]:
         said = {token: Outcome(token=token, kind=OutcomeKind.SUCCESS, result="1") for token in tokens}
         turn = prepare(remembered, said, facts.whereabouts)
-        return (graphs or daemon.graphs, remembered, turn, daemon.place, berths(slots), look)
+        return (graphs or daemon.graphs, remembered, turn, room(daemon, slots), look)
 
     running = _in_order(facts.running, side)
     # a run with events goes the long way; the first attempt is of one that has none

@@ -4,7 +4,8 @@ from datetime import timedelta
 
 from scheduler.commands.pause import pause_dag
 from scheduler.model import Outcome, OutcomeKind, StartRequest
-from scheduler.procedures.advance import Look
+from scheduler.procedures.claiming import Look
+from scheduler.procedures.placement import Capacity
 from scheduler.routines.enqueue_tasks import admit_scheduled
 from scheduler.routines.record_outcomes import end_attempts
 from scheduler.routines.rescue import rescue_lost, rescue_stuck
@@ -154,7 +155,9 @@ async def drain(theatre: Theatre, daemon: Daemon) -> None:
             daemon.pictures.keep(judged.pictures, finished=judged.finished)
             if not judged.pictures and not judged.finished:
                 break
-        admitted = await store.transact(admit_scheduled, graphs, daemon.pictures, daemon.place, 100, [], Look())
+        admitted = await store.transact(
+            admit_scheduled, graphs, daemon.pictures, Capacity(where=daemon.place, slots=100), Look()
+        )
         tokens = [one.token for one in admitted.placed.workloads]
         if tokens:
             requests = [StartRequest(token=token, worker_id=LIVE, pid=1, hostname="h") for token in tokens]

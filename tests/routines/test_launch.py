@@ -86,9 +86,9 @@ async def test_nobody_who_waits_is_passed_by(dsn: str, tmp_path: Path) -> None:
 async def test_while_somebody_waits_there_is_no_room(dsn: str, tmp_path: Path) -> None:
     async with open_world(dsn) as world:
         dispatch, _ = _dispatch(world, tmp_path)
-        assert dispatch.room() is not None
+        assert dispatch.capacity_for_new_runs() is not None
         dispatch.somebody_waits = True
-        assert dispatch.room() is None
+        assert dispatch.capacity_for_new_runs() is None
 
 
 @pytest.mark.parametrize("paused", [False, True])

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 
 from scheduler.executors.base import Berth
 from scheduler.model import Dag, OutcomeKind, Task, TaskKind
-from scheduler.procedures.advance import Look
+from scheduler.procedures.claiming import Look
+from scheduler.procedures.placement import Capacity
 from scheduler.procedures.settle import Verdict
 from scheduler.routines.record_outcomes import advance_runs
 from scheduler.store import pools, runs, tables, tasks
@@ -256,7 +257,9 @@ async def test_attempts_go_where_most_room_is(dsn: str) -> None:
         turn = await world.plan(workloads)
         small, large = str(uuid.uuid4()), str(uuid.uuid4())
         berths = [Berth(worker_id=large, hostname="l", free=4), Berth(worker_id=small, hostname="s", free=2)]
-        done = await world.store.transact(advance_runs, world.graphs, world.pictures, turn, world.place, berths, None)
+        done = await world.store.transact(
+            advance_runs, world.graphs, world.pictures, turn, Capacity(where=world.place, berths=berths), None
+        )
         assert Counter(one.worker for one in done.placed.workloads) == {large: 4, small: 1}
         rows = await world.rows("SELECT worker, hostname, state FROM attempt WHERE worker <> :mine", mine=world.worker)
         assert Counter((row["worker"], row["hostname"], row["state"]) for row in rows) == {

@@ -11,7 +11,7 @@ import trio
 from attrs import frozen
 
 import nurseries.bridge
-from scheduler.procedures import advance, launch, settle, verdict
+from scheduler.procedures import advance, claiming, grants, launch, settle, verdict
 from scheduler.store import dags, engine, purge, runs, tasks, transaction, translation
 from scheduler.store.locks import HeldLocks
 from scheduler.store.transaction import Store
@@ -211,7 +211,7 @@ def functions() -> list[Any]:
     """Writers and the pieces they are made of."""
     load_writers()
     made = [one.function for one in WRITERS.values() if one.function.__module__.startswith("scheduler.")]
-    for module in (launch, settle, verdict, advance, purge, tasks, runs, dags):
+    for module in (launch, settle, verdict, advance, claiming, grants, purge, tasks, runs, dags):
         made += [
             one
             for one in vars(module).values()
