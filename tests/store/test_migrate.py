@@ -87,6 +87,35 @@ async def test_the_migrated_schema_is_what_the_tables_say(dsn: str) -> None:
         assert await bridge.shielded(crossing) == []
 
 
+async def test_the_migrated_checks_are_what_the_tables_say(dsn: str, empty_dsn: str) -> None:
+    declared, migrated = await _checks(empty_dsn, create=True), await _checks(dsn, create=False)
+    assert len(declared) > 8
+    assert migrated == declared
+
+
+async def _checks(dsn: str, *, create: bool) -> dict[str, str]:
+    """The CHECK constraints of a database by name; with `create`, of the tables as they are declared."""
+
+    async def crossing() -> dict[str, str]:
+        engine = create_async_engine(dsn)
+        try:
+            async with engine.begin() as connection:
+                if create:
+                    await connection.run_sync(metadata.create_all)
+                rows = await connection.execute(
+                    sa.text(
+                        "SELECT conrelid::regclass || '.' || conname AS name, pg_get_constraintdef(oid) AS said"
+                        " FROM pg_constraint WHERE contype = 'c' AND connamespace = current_schema()::regnamespace"
+                    )
+                )
+                return {row.name: row.said for row in rows}
+        finally:
+            await engine.dispose()
+
+    async with open_bridge() as bridge:
+        return await bridge.shielded(crossing)
+
+
 async def test_a_database_that_does_not_exist_is_refused_with_a_sentence(server: Server) -> None:
     async with open_bridge() as bridge:
         with pytest.raises(DatabaseRefused, match="does not exist: create it"):
