@@ -39,5 +39,11 @@ def test_what_is_not_a_time_is_refused_with_an_example(text: str) -> None:
         parse_instant(text)
 
 
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00"])
+def test_a_time_that_no_calendar_has_in_utc_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not within the years 1 to 9999"):
+        parse_instant(text)
+
+
 def test_every_code_has_an_exit_status() -> None:
     assert set(EXIT_CODES) == set(Code)
