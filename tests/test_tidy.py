@@ -45,6 +45,18 @@ def test_commits_live_in_one_module() -> None:
     assert not offenders(pattern, allowed={TRANSACTION}), "use store.transact"
 
 
+def test_writers_live_where_the_proof_looks_for_them() -> None:
+    rooms = ("scheduler/store/", "scheduler/procedures/", "scheduler/commands/", "scheduler/routines/")
+    elsewhere = [path for path in CODE if not str(path.relative_to(ROOT)).startswith(rooms)]
+    pattern = r"@writer\b|\bWriter\("
+    assert not offenders(pattern, allowed=set(), within=elsewhere), f"a writer belongs to one of {rooms}"
+    assert not offenders(r"\bWriter\(", allowed={"scheduler/store/writer.py"}), "register it: @writer(locks...)"
+
+
+def test_transactions_of_one_statement_live_in_one_module() -> None:
+    assert not offenders(r"\.single\(", allowed={"scheduler/store/seats.py"}), "use store.transact with a writer"
+
+
 def test_time_is_taken_from_a_clock_or_from_the_transaction() -> None:
     deciding = [path for path in CODE if set(path.parts) & {"decisions", "timetables", "model", "procedures"}]
     pattern = r"datetime\.(now|utcnow)|time\.time\(|date\.today|random\."

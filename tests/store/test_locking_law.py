@@ -4,6 +4,7 @@ import importlib
 import os
 import pkgutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -20,12 +21,23 @@ PAGE = Path(scheduler.store.__file__).parent / "LOCKING.md"
 ALL = frozenset(Lock)
 
 
+ROOMS = (scheduler.store, scheduler.procedures, scheduler.commands, scheduler.routines)
+"""Packages that may hold writers and their SQL; `tests/test_tidy.py` keeps them out of the others."""
+
+
+def modules() -> list[ModuleType]:
+    """All modules of these rooms, but migrations."""
+    return [
+        importlib.import_module(found.name)
+        for package in ROOMS
+        for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+        if ".migrations" not in found.name
+    ]
+
+
 def load_writers() -> None:
     """Import every room that may hold a writer."""
-    for package in (scheduler.store, scheduler.procedures, scheduler.commands, scheduler.routines):
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            if "migrations" not in module.name:
-                importlib.import_module(module.name)
+    modules()
 
 
 def table() -> str:
