@@ -160,8 +160,11 @@ class Triggers:
             self._gatherings[key] = gathering
         try:
             return await gathering.ask(request)
-        except OutcomeUnknown:
-            found = await store.read(runs.find, run_id=run_id, dag_id=dag_id)
+        except OutcomeUnknown as unknown:
+            try:
+                found = await store.read(runs.find, run_id=run_id, dag_id=dag_id)
+            except Weather:
+                raise unknown from None  # that nobody can be asked now does not mean that nothing was committed
             if found:
                 return Triggered(run_id=run_id, state=RunState(found[0]["state"]))
             raise

@@ -1,6 +1,7 @@
 """Many triggers at once: few transactions, and for each the answer it would have got alone."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,9 @@ from attrs import evolve
 from scheduler.commands import CommandError
 from scheduler.commands.trigger import INSTANCES_TOGETHER, TOGETHER
 from scheduler.model import RunState
+from scheduler.store.errors import OutcomeUnknown
+from tests.database import Server
+from tests.stress.proxy import Proxy
 from tests.world import World, chain, open_world
 
 A_DAY = datetime(2026, 1, 1, tzinfo=UTC)
@@ -177,3 +181,17 @@ async def test_who_is_cancelled_has_no_run_and_takes_nobody_along(dsn: str, canc
             await trio.testing.wait_all_tasks_blocked(0.01)
         there = {row["run_id"] for row in await world.rows("SELECT run_id FROM dag_run")}
         assert there == set(made) == {f"r{n}" for n in range(4) if n != cancelled}
+
+
+async def test_an_unknown_outcome_that_cannot_be_read_back_stays_unknown(
+    server: Server, dsn: str, tmp_path: Path
+) -> None:
+    """As when the server dies with the COMMIT: "away" would say that nothing was committed."""
+    through = dsn.replace(str(server.socket_dir), str(tmp_path))
+    async with Proxy.open(Path(server.socket_dir), tmp_path) as proxy, open_world(through, connections=1) as world:
+        await world.put(chain(1))
+        proxy.lose_next_commit(after_server=True, then_away=True)
+        with pytest.raises(OutcomeUnknown):
+            await world.trigger("chain", run_id="perhaps")
+        proxy.is_away = False
+        assert [row["run_id"] for row in await world.rows("SELECT run_id FROM dag_run")] == ["perhaps"]

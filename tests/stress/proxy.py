@@ -16,11 +16,18 @@ class Proxy:
     def __init__(self, server: Path) -> None:
         self._server = server / NAME
         self._lose: str | None = None
+        self._then_away = False
+        self.is_away = False
+        """Everybody is cut off, until this is set to False."""
         self.lost = 0
 
-    def lose_next_commit(self, *, after_server: bool) -> None:
-        """Cut the connection that sends the next COMMIT: once the server has answered it, or before it hears of it."""
+    def lose_next_commit(self, *, after_server: bool, then_away: bool = False) -> None:
+        """Cut the connection that sends the next COMMIT: once the server has answered it, or before it hears of it.
+
+        `then_away`: from then on nobody gets through.
+        """
         self._lose = "reply" if after_server else "request"
+        self._then_away = then_away
 
     @classmethod
     @asynccontextmanager
@@ -44,10 +51,14 @@ class Proxy:
 
                 async def up() -> None:
                     async for data in client:
+                        if self.is_away:
+                            nursery.cancel_scope.cancel()
+                            break
                         if self._lose is not None and COMMIT in data:
                             cut.append(self._lose)
                             self._lose = None
                             self.lost += 1
+                            self.is_away = self._then_away
                             if cut[0] == "request":
                                 break
                         await server.send_all(data)
