@@ -1,6 +1,9 @@
 """Help, versions, usage errors, and what is said when there is no daemon."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,29 +11,51 @@ import pytest
 from tests.cli.support import CommandLine, Daemon
 
 LIMIT_S = 0.250
+"""Processor time on a machine that does nothing else."""
+OURS = 1.5
+"""Elsewhere: how many times as much as the smallest program made with the same library takes at that moment."""
+SMALLEST = """
+import typer
+app = typer.Typer()
+@app.callback()
+def everything(home: str = "") -> None: "Says hello."
+@app.command()
+def hello(name: str, loud: bool = False) -> None: "Hello."
+app(["hello", "--help"])
+"""
 
 
-def quickest(asyncsched: CommandLine, *words: str) -> float:
+def quickest(run: Callable[[], int]) -> float:
     """Seconds of processor time of the quickest of several, which on a quiet machine is what a person waits for."""
-    asyncsched.process(*words)  # the first one compiles
+    run()  # the first one compiles
     best = float("inf")
     for _ in range(10):
         before = os.times()
-        assert asyncsched.process(*words).status == 0
+        assert run() == 0
         after = os.times()
         spent = after.children_user + after.children_system - before.children_user - before.children_system
         best = min(best, spent)
     return best
 
 
+def is_quick(asyncsched: CommandLine, *words: str) -> bool:
+    """Within the limit, or, where processors are shared, not much slower than the library alone."""
+
+    def smallest() -> int:
+        return subprocess.run([sys.executable, "-c", SMALLEST], stdout=subprocess.DEVNULL, check=False).returncode
+
+    ours = quickest(lambda: asyncsched.process(*words).status)
+    return ours < LIMIT_S or ours < OURS * quickest(smallest)
+
+
 def test_help_appears_at_once(asyncsched: CommandLine) -> None:
-    assert quickest(asyncsched, "--help") < LIMIT_S
-    assert quickest(asyncsched, "trigger", "--help") < LIMIT_S
+    assert is_quick(asyncsched, "--help")
+    assert is_quick(asyncsched, "trigger", "--help")
 
 
 def test_client_commands_answer_at_once(asyncsched: CommandLine, daemon: Daemon) -> None:
     daemon.answers["dags.list"] = []
-    assert quickest(asyncsched, "dags", "list", "--json") < LIMIT_S
+    assert is_quick(asyncsched, "dags", "list", "--json")
 
 
 @pytest.mark.parametrize("module", ["trio", "sqlalchemy", "asyncio", "msgspec", "rich.table"])
