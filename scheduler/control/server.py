@@ -22,6 +22,7 @@ from scheduler.control.listening import accept, identity, listen
 from scheduler.control.operation import Operation
 from scheduler.control.peers import Peer, is_admitted, peer_of
 from scheduler.control.protocol import REQUEST_LIMIT, Code, ControlError
+from scheduler.store.errors import OutcomeUnknown
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,8 @@ class ControlServer:
             return _refusal(error.code, error.message)
         except CommandError as error:
             return _refusal(Code(error.code), error.message)
+        except OutcomeUnknown as error:
+            return _refusal(Code.UNREACHABLE, f"perhaps done, perhaps not: {error}. Look before you try again.")
         except Weather as error:
             return _refusal(Code.UNREACHABLE, f"the daemon cannot do this now: {error}. Try again.")
 

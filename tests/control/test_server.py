@@ -23,6 +23,7 @@ from scheduler.control.operation import Arguments, Operation
 from scheduler.control.peers import NOBODY, Peer, is_admitted, peer_of
 from scheduler.control.protocol import REQUEST_LIMIT, Code, ControlError
 from scheduler.control.server import ControlServer
+from scheduler.store.errors import OutcomeUnknown
 
 LIMIT_S = 30
 
@@ -72,6 +73,7 @@ OPERATIONS: dict[str, Operation[Bench, Any]] = {
     "refuse": Operation(Arguments, failing(ControlError(Code.CONFLICT, "it is busy"))),
     "no_such": Operation(Arguments, failing(CommandError("not_found", "there is none"))),
     "away": Operation(Arguments, failing(Unavailable("the database is away"))),
+    "unknown": Operation(Arguments, failing(OutcomeUnknown("812", status=None))),
     "bug": Operation(Arguments, failing(KeyError("nobody foresaw this"))),
     "broken_promise": Operation(Arguments, failing(AssertionError("two ends"))),
 }
@@ -198,7 +200,8 @@ def test_a_line_without_end_is_cut_off_at_the_limit(place: Path) -> None:
     [
         ("refuse", "conflict", "it is busy"),
         ("no_such", "not_found", "there is none"),
-        ("away", "unreachable", "the database is away"),
+        ("away", "unreachable", "the database is away. Try again."),
+        ("unknown", "unreachable", "no answer to COMMIT of transaction 812 (afterwards: unknown). Look before"),
     ],
 )
 def test_refusals_keep_their_code_and_sentence(place: Path, op: str, code: str, says: str) -> None:
