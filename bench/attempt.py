@@ -190,7 +190,7 @@ def _add(report: Report, name: str, stamps: list[tuple[int, int, int, int]]) -> 
     for part, (start, end) in {"start": (0, 1), "report": (2, 3)}.items():
         took = [(one[end] - one[start]) / MS for one in stamps]
         p99 = percentile(took, 0.99)
-        report.add(f"attempt_{name}_{part}", percentile(took, 0.5), samples=len(took), p99=p99, max=max(took))
+        report.add_percentile(f"attempt_{name}_{part}", took, 0.5, p99=p99, max=max(took))
 
 
 async def _together(desk: Desk, pid: int, sizes: Sizes, report: Report) -> None:
@@ -209,4 +209,4 @@ if __name__ == "__main__":  # for a profiler
     made = Report()
     measure(Path(sys.argv[1]), made, quick=False)
     for line in made.ordered():
-        print(f"{line.name:24} {line.median:8.3f} {line.target.unit:8} {line.details[0] if line.details else ''}")
+        print(f"{line.name:24} {line.value:8.3f} {line.target.unit:8} {line.details[0] if line.details else ''}")

@@ -151,9 +151,10 @@ def measure(server: Server, place: Path, report: Report, *, quick: bool) -> None
                 raise Failed(f"{sums['deadlocks']} deadlocks with {daemons} daemons")
             report.add(f"daemons_{daemons}", per_s[daemons], seconds=seconds, did=did, waits_of_1_ms=len(waits))
         report.add("daemons_share", 100 * per_s[DAEMONS[-1]] / per_s[1])
-        report.add(
+        report.add_percentile(
             "daemons_wait_p99",
-            percentile(waits, 0.99) if waits else 0.0,
+            waits or [0.0],
+            0.99,
             waits=len(waits),
             p50=percentile(waits, 0.5) if waits else 0.0,
             max=max(waits, default=0.0),

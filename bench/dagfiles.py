@@ -29,8 +29,35 @@ def fan():
         first >> nothing.override(task_id=f"m{{i}}")() >> last
 
 
+@dag(dag_id="tree", schedule=None, max_active_tasks=1000)
+def tree():
+    level = [nothing.override(task_id="n1")()]
+    for depth in range(1, {tree}):
+        below = [nothing.override(task_id=f"n{{i}}")() for i in range(2**depth, 2 ** (depth + 1))]
+        for i, one in enumerate(below):
+            level[i // 2] >> one
+        level = below
+
+
+@dag(dag_id="grid", schedule=None, max_active_tasks=1000)
+def grid():
+    above = []
+    for y in range({grid}):
+        row = []
+        for x in range({grid}):
+            here = nothing.override(task_id=f"g{{y}}_{{x}}")()
+            if x:
+                row[x - 1] >> here
+            if y:
+                above[x] >> here
+            row.append(here)
+        above = row
+
+
 chain()
 fan()
+tree()
+grid()
 '''
 
 MARKED = '''"""Tasks that note when they ran: begin and end, in nanoseconds of CLOCK_MONOTONIC."""
@@ -260,13 +287,15 @@ def write_wide(directory: Path, *, fan: int) -> list[str]:
     return ["reuse_fan", "reuse_free"]
 
 
-def write_end_to_end(directory: Path, *, chain: int, fan: int, hops: int, marks: Path) -> list[str]:
-    """Write the files; return the ids of their dags."""
+def write_end_to_end(
+    directory: Path, *, chain: int, fan: int, tree: int, grid: int, hops: int, marks: Path
+) -> list[str]:
+    """Write the files; return the ids of their dags. `tree` is a depth, `grid` the length of a side."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "trivial.py").write_text(TRIVIAL.format(chain=chain, fan=fan))
+    (directory / "trivial.py").write_text(TRIVIAL.format(chain=chain, fan=fan, tree=tree, grid=grid))
     (directory / "marked.py").write_text(MARKED.format(marks=str(marks), hops=hops))
     (directory / "reuse.py").write_text(REUSE.format(chain=chain))
-    return ["chain", "fan", "one", "hops", "runs", "ticks", "reuse_chain", "reuse_runs"]
+    return ["chain", "fan", "tree", "grid", "one", "hops", "runs", "ticks", "reuse_chain", "reuse_runs"]
 
 
 def write_shapes(directory: Path, *, chain: int, fan: int, tree: int, grid: int) -> list[str]:

@@ -13,7 +13,7 @@ from attrs import define, frozen
 
 from bench import dagfiles, processes
 from bench.daemon import Daemon, Failed, wait_for_success
-from bench.measure import Report, percentile
+from bench.measure import Report
 from scheduler.home import Home
 
 MS = 1e6  # nanoseconds
@@ -24,16 +24,22 @@ CONNECTIONS = 8
 
 @frozen(kw_only=True)
 class Sizes:
-    """How much of everything in one repetition."""
+    """How much of everything in one repetition: with three of them there are more than 100 samples of each latency.
+
+    `tree` is a depth, `grid` the length of a side.
+    """
 
     chain: int = 40
     fan: int = 100
+    tree: int = 7
+    grid: int = 10
     hops: int = 40
-    triggers: int = 50
+    hop_runs: int = 3
+    triggers: int = 100
     runs: int = 100
     load: int = 8
     load_rounds: int = 5
-    ticks: int = 10
+    ticks: int = 35
     idle_s: float = 20.0
     settle_s: float = 5.0
     pause_s: float = 0.1
@@ -41,7 +47,9 @@ class Sizes:
     @classmethod
     def quick(cls) -> "Sizes":
         """Enough to see that everything works. Figures mean little."""
-        return cls(hops=10, triggers=10, runs=20, load_rounds=1, ticks=3, idle_s=3.0, settle_s=1.0, pause_s=0.02)
+        return cls(
+            hops=10, hop_runs=1, triggers=10, runs=20, load_rounds=1, ticks=3, idle_s=3.0, settle_s=1.0, pause_s=0.02
+        )
 
 
 @define
@@ -67,7 +75,13 @@ def world(scratch: Path, sizes: Sizes, report: Report, *, with_startup: bool) ->
     """Start a daemon on a new home, measuring how long that takes if asked to; stop it at the end."""
     marks = scratch / "marks.jsonl"
     dag_ids = dagfiles.write_end_to_end(
-        scratch / "dags", chain=sizes.chain, fan=sizes.fan, hops=sizes.hops, marks=marks
+        scratch / "dags",
+        chain=sizes.chain,
+        fan=sizes.fan,
+        tree=sizes.tree,
+        grid=sizes.grid,
+        hops=sizes.hops,
+        marks=marks,
     )
     daemon = Daemon(home=Home(scratch / "home"), dags_dir=scratch / "dags", scratch=scratch)
     try:
@@ -120,21 +134,27 @@ def measure_trigger(world: World) -> None:
             wait_for_success(client, "one", run_id)
     took = [(mark["began"] - sent[mark["run_id"]]) / MS for mark in world.marks("trigger") if mark["run_id"] in sent]
     _expect(len(took), len(sent), "marks of triggered tasks")
-    world.report.add("trigger_p50", percentile(took, 0.5), samples=len(took), mean=sum(took) / len(took))
-    world.report.add("trigger_p99", percentile(took, 0.99), samples=len(took), max=max(took))
+    _latencies(world, "trigger", took)
 
 
 def measure_hops(world: World) -> None:
-    """From the last line of a task to the first line of the next one, a single chain on an idle system."""
+    """From the last line of a task to the first line of the next one, one chain at a time on an idle system."""
     _warm_up(world, "hops")
+    run_ids = set()
     with world.daemon.client() as client:
-        time.sleep(world.sizes.pause_s)
-        run_id = client.call("runs.trigger", dag_id="hops")["run_id"]
-        wait_for_success(client, "hops", run_id)
-    took = _hops([mark for mark in world.marks("hop") if mark["run_id"] == run_id])
-    _expect(len(took), world.sizes.hops - 1, "hops")
-    world.report.add("hop_p50", percentile(took, 0.5), samples=len(took))
-    world.report.add("hop_p99", percentile(took, 0.99), samples=len(took), max=max(took))
+        for _ in range(world.sizes.hop_runs):
+            time.sleep(world.sizes.pause_s)
+            run_id = client.call("runs.trigger", dag_id="hops")["run_id"]
+            wait_for_success(client, "hops", run_id)
+            run_ids.add(run_id)
+    took = _hops([mark for mark in world.marks("hop") if mark["run_id"] in run_ids])
+    _expect(len(took), (world.sizes.hops - 1) * len(run_ids), "hops")
+    _latencies(world, "hop", took)
+
+
+def _latencies(world: World, name: str, took: list[float]) -> None:
+    for of, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0)):
+        world.report.add_percentile(f"{name}_{of}", took, share)
 
 
 def _hops(marks: list[dict[str, Any]]) -> list[float]:
@@ -170,6 +190,16 @@ def measure_chain(world: World) -> None:
 def measure_fan(world: World) -> None:
     """The same for one task, then a hundred at once, then one."""
     _timed(world, "fan")
+
+
+def measure_tree(world: World) -> None:
+    """The same for a task with two below it, each of which has two below it, and so on."""
+    _timed(world, "tree")
+
+
+def measure_grid(world: World) -> None:
+    """The same for a square in which each task waits for the one above it and the one to its left."""
+    _timed(world, "grid")
 
 
 def measure_runs(world: World) -> None:
@@ -225,8 +255,7 @@ def measure_load(world: World) -> None:
             run_ids.update(made)
     took = _hops([mark for mark in world.marks("hop") if mark["run_id"] in run_ids])
     _expect(len(took), 9 * len(run_ids), "hops")
-    world.report.add("hop_load_p50", percentile(took, 0.5), samples=len(took))
-    world.report.add("hop_load_p99", percentile(took, 0.99), samples=len(took), max=max(took))
+    _latencies(world, "hop_load", took)
 
 
 def measure_cron(world: World) -> None:
@@ -241,8 +270,7 @@ def measure_cron(world: World) -> None:
         client.call("dags.pause", dag_id="ticks", paused=True)
     # The first one is the tick that was missed when the dag was unpaused.
     took = [1000 * (mark["wall"] - mark["tick"]) for mark in world.marks("cron")[1:]]
-    world.report.add("cron_p50", percentile(took, 0.5), samples=len(took))
-    world.report.add("cron_max", max(took), samples=len(took))
+    _latencies(world, "cron", took)
 
 
 def _expect(found: int, expected: int, what: str) -> None:
@@ -256,6 +284,8 @@ MEASURES: dict[str, Callable[[World], None]] = {
     "hops": measure_hops,
     "chain": measure_chain,
     "fan": measure_fan,
+    "tree": measure_tree,
+    "grid": measure_grid,
     "runs": measure_runs,
     "reuse_chain": measure_reuse_chain,
     "reuse_runs": measure_reuse_runs,

@@ -18,33 +18,39 @@ class Target:
     unit: str
     more_is_better: bool = False
     goal: float | None = None
-    further: float | None = None
-    """The goal after that one."""
     elsewhere: Mapping[str, float] = field(factory=dict)
     """Other systems, measured earlier on another machine of the same size: an order of magnitude, no comparison."""
 
 
 @define(kw_only=True)
 class Measure:
-    """One line of the table: a sample for each repetition."""
+    """One line of the table: a sample for each repetition; of latencies also all that each repetition has measured."""
 
     name: str
     target: Target
     samples: list[float] = field(factory=list)
     details: list[Mapping[str, Any]] = field(factory=list)
+    share: float | None = None
+    """For a percentile: which one, 0 to 1."""
+    pooled: list[float] = field(factory=list)
+    """What it is a percentile of, of all repetitions together."""
 
     @property
-    def median(self) -> float:
-        return median(self.samples)
+    def value(self) -> float:
+        """The median of the repetitions; the percentile of everything measured in them, if it is one.
+
+        The median of a few p99 would be that of a few maxima: no repetition has many hundreds of samples.
+        """
+        return median(self.samples) if self.share is None else percentile(self.pooled, self.share)
 
     @property
     def reached(self) -> bool | None:
-        """Whether the median reaches the goal; None without a goal."""
+        """Whether the value reaches the goal; None without a goal."""
         if self.target.goal is None:
             return None
         if self.target.more_is_better:
-            return self.median >= self.target.goal
-        return self.median <= self.target.goal
+            return self.value >= self.target.goal
+        return self.value <= self.target.goal
 
     def as_json(self) -> dict[str, Any]:
         target = self.target
@@ -52,12 +58,13 @@ class Measure:
             "name": self.name,
             "title": target.title,
             "unit": target.unit,
-            "median": self.median,
+            "value": self.value,
+            "median": median(self.samples),
             "min": min(self.samples),
             "max": max(self.samples),
             "samples": self.samples,
+            "pooled": len(self.pooled) or None,
             "goal": target.goal,
-            "further_goal": target.further,
             "more_is_better": target.more_is_better,
             "reached": self.reached,
             "elsewhere": dict(target.elsewhere),
@@ -79,6 +86,16 @@ class Report:
         measure.samples.append(value)
         if details:
             measure.details.append(details)
+
+    def add_percentile(self, name: str, values: Sequence[float], share: float, **details: Any) -> None:
+        """Add what one repetition has measured, of which `name` is a percentile: of all repetitions together.
+
+        Raises KeyError as `add`, ValueError if there are no values.
+        """
+        self.add(name, percentile(values, share), samples=len(values), **details)
+        measure = self.measures[name]
+        measure.share = share
+        measure.pooled.extend(values)
 
     def ordered(self) -> list[Measure]:
         order = list(self.targets)

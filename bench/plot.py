@@ -25,12 +25,12 @@ class Bar:
 
 def bars(measure: Measure) -> list[Bar]:
     others = [Bar(name, value, THEIRS) for name, value in measure.target.elsewhere.items()]
-    return [Bar("asyncsched", measure.median, OURS), *others]
+    return [Bar("asyncsched", measure.value, OURS), *others]
 
 
 def draw(report: Report, machine: Mapping[str, Any]) -> str:
     """The measures that have something to be compared with: a goal, or another system."""
-    groups = [one for one in report.ordered() if one.median > 0 and (one.target.elsewhere or one.target.goal)]
+    groups = [one for one in report.ordered() if one.value > 0 and (one.target.elsewhere or one.target.goal)]
     rows = [(one, bars(one)) for one in groups]
     height = TOP + sum(len(drawn) * BAR + GAP for _, drawn in rows) + 40
     parts = [

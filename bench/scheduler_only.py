@@ -48,8 +48,8 @@ CALLERS = 32
 
 WARM_UP = 200
 """Task instances."""
-MEASURED_TIMES = 2
-"""A shape is run once for its figures and once more to split its CPU."""
+SPLIT_SAMPLES, QUICK_SPLIT_SAMPLES = 500, 20
+"""A shape is run once for its figures, and then again to split its CPU, until there are so many samples."""
 
 PROGRAM = (sys.executable, "-m", "bench.scheduler_only")
 
@@ -100,7 +100,7 @@ class Cost:
     by_statement: dict[str, int]
     seconds_by_statement: dict[str, float]
     split: dict[str, Any] = field(factory=dict)
-    """The scheduler's own CPU by layer and routine, of the same work done once more under the eyes of `bench.split`."""
+    """The scheduler's own CPU by layer and routine, of the same work done again under the eyes of `bench.split`."""
 
     @property
     def per_s(self) -> float:
@@ -323,17 +323,19 @@ async def measure_shape(
     *,
     server_pid: int | None = None,
     log_facts: bool = False,
-    with_split: bool = False,
+    split_samples: int = 0,
 ) -> Cost:
-    """Run one shape, after a few others to warm up; once more if its CPU is to be split. Raises Failed."""
+    """Run one shape, after a few others to warm up; again until its CPU is split by so many samples. Raises Failed."""
     async with open_bench(dsn, place, shapes, server_pid=server_pid, log_facts=log_facts) as bench:
         await bench.warm_up()
         cost = await bench.measure(shape, shapes)
-        if not with_split:
+        if not split_samples:
             return cost
+        tasks = 0
         with splitting() as split:
-            again = await bench.measure(shape, shapes)
-        return evolve(cost, split=split.per_task(again.tasks))
+            while split.samples < split_samples:
+                tasks += (await bench.measure(shape, shapes)).tasks
+        return evolve(cost, split=split.per_task(tasks))
 
 
 def measure(server: Server, place: Path, report: Report, *, quick: bool, shapes: Sequence[str] = SHAPES) -> None:
@@ -366,11 +368,12 @@ def measure(server: Server, place: Path, report: Report, *, quick: bool, shapes:
             report.add(f"statements_{shape}", cost["statements"] / cost["tasks"])
             report.add(f"transactions_{shape}", cost["transactions"] / cost["tasks"])
             report.add(f"wal_{shape}", cost["wal_bytes"] / cost["tasks"])
-            everything = WARM_UP + MEASURED_TIMES * cost["tasks"]
+            everything = WARM_UP + cost["tasks"] + cost["split"]["tasks"]
             report.add(f"disk_{shape}", sum(written.values()) / everything, tasks=everything, written=written)
-            ceiling = report.measures.get("ceiling_on_100")
+        for name in ("", "_short"):
+            ceiling = report.measures.get(f"ceiling{name}_on_100")
             if ceiling is not None:
-                report.add(f"share_{shape}", 100 * per_s / ceiling.samples[-1])
+                report.add(f"share{name}_{shape}", 100 * per_s / ceiling.samples[-1])
 
 
 COUNTED = ("chain", "fan", "runs")
@@ -388,7 +391,7 @@ if __name__ == "__main__":
             Shapes.quick() if size_ == "quick" else Shapes(),
             server_pid=int(server_) or None,
             log_facts=True,
-            with_split=True,
+            split_samples=QUICK_SPLIT_SAMPLES if size_ == "quick" else SPLIT_SAMPLES,
         )
     )
     print(json.dumps(asdict(measured)))

@@ -63,6 +63,7 @@ class Split:
         """Milliseconds per task instance."""
         return {
             "samples": self.samples,
+            "tasks": tasks,
             "by_layer_ms": _rounded(self.layers, 1000 / tasks),
             "by_routine_ms": _rounded(self.routines, 1000 / tasks),
         }

@@ -115,7 +115,7 @@ def measure_history(ground: Ground) -> None:
             run("work", _only_loading(job))
             history.make(ground.server, name, instances, dag_id="runs")
             jobs[instances] = job
-        for number in range(ground.rounds):
+        for number in range(max(ground.rounds, sizes.history_rounds)):
             found = {}
             for instances, job in _turned(jobs, number):
                 ground.server.administer("CHECKPOINT")  # nobody writes more full pages than another

@@ -11,6 +11,8 @@ class Sizes:
     """Finished task instances in the smaller history."""
     history_large: int = 1_000_000
     """The same in the larger one."""
+    history_rounds: int = 5
+    """Rounds on the histories at least, however few the repetitions: a single ratio of CPU is off by a third easily."""
     fan: int = 2_000
     """The work that is done on each history: a fan-out of so many,"""
     chain: int = 100
@@ -39,6 +41,7 @@ class Sizes:
         return cls(
             history_small=2_000,
             history_large=20_000,
+            history_rounds=1,
             fan=100,
             chain=20,
             runs=10,

@@ -101,15 +101,15 @@ class Board:
         sides = self.group(group)
         found = [side.report.measures.get(measure) for side in sides]
         reference = sides[0].report.measures.get(REFERENCE.get((group, measure), measure)) if sides else None
-        ours = reference.median if reference is not None else None
+        ours = reference.value if reference is not None else None
         return [
             None
             if one is None
             else Cell(
-                one.median,
+                one.value,
                 min(one.samples),
                 max(one.samples),
-                one.median / ours if ours and number > 0 else None,
+                one.value / ours if ours and number > 0 else None,
             )
             for number, one in enumerate(found)
         ]

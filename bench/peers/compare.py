@@ -108,7 +108,7 @@ def contenders(pins: Mapping[str, Pin], *, quick: bool) -> list[Contender]:
             group=JOBS,
             title="asyncsched, scheduler only",
             peer=None,
-            what="DAGs, five states, a worker process that answers at once",
+            what="DAGs; two writes of a task, its start and its end; a worker process that answers at once",
             measure=partial(_our_jobs, quick),
         ),
     ]
