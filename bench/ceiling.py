@@ -6,7 +6,7 @@ of rows, and both are measured:
     all    none -> scheduled -> queued (with an attempt) -> running -> success, a transaction for each arrow
     short  none -> running (with an attempt that has started) -> success, two transactions
 
-`all` writes every state that there is. `short` writes what the product writes of a task that finds a free slot and
+`all` writes every state on the way. `short` writes what the product writes of a task that finds a free slot and
 succeeds (`scheduler/store/attempts.py`: `_ADMITTING` and `_ENDING`, without their conditions): half as many versions
 of the rows. It is the faster of the two, so a share of it is the stricter figure.
 
