@@ -21,7 +21,10 @@ import trio.testing
 from attrs import evolve
 
 from nurseries.bridge import open_bridge
+from scheduler.commands.clear import clear_tasks
+from scheduler.decisions.clearing import Selection
 from scheduler.model import RunType
+from scheduler.routines.start_runs import start_queued_runs
 from scheduler.store import runs, transaction
 from scheduler.store import tables as t
 from scheduler.store.engine import open_store
@@ -434,6 +437,7 @@ async def a_start_is_won_by_one_worker(server: Server, dsn: str) -> None:
         for gap in Gap.each(world):
             await world.trigger("chain")
             workloads = await world.admit()
+            assert len(workloads) == 1
             first, second = await gap.play(
                 lambda w=workloads: world.start(w), lambda w=workloads: world.start(w, worker=other)
             )
@@ -482,14 +486,73 @@ async def slots_are_never_exceeded(server: Server, dsn: str) -> None:
             await _one_slot_is_used_once(world, server, dsn)
 
 
+async def admissions_never_exceed_a_pool(server: Server, dsn: str) -> None:
+    """A task waits and is admitted; in each gap one of another run comes, and somebody else admits."""
+    async with open_world(dsn) as world:
+        await world.commands.set_pool(world.store, name="one", slots=1, description="")
+        await world.put(*(chain(1, f"e{i}", pool="one") for i in range(2)))
+
+        async def another() -> None:
+            await world.trigger("e1")
+            await world.admit()
+
+        for gap in Gap.each(world):
+            await world.trigger("e0")
+            await gap.play(world.admit, another)
+            await _one_slot_is_used_once(world, server, dsn)
+
+
+async def clearing_reads_what_it_holds(server: Server, dsn: str) -> None:
+    """A queued task is cleared; in each gap its attempt asks to start."""
+    async with open_world(dsn) as world:
+        await world.put(chain(1))
+        for gap in Gap.each(world):
+            run = await world.trigger("chain")
+            workloads = await world.admit()
+            (row,) = await world.rows("SELECT id FROM dag_run")
+
+            async def clear(key: int = row["id"]) -> None:
+                await world.store.transact(clear_tasks, world.graphs, [key], Selection())
+
+            _, answers = await gap.play(clear, lambda w=workloads: world.start(w))
+            expected = "restarting" if answers and answers[0].accepted else "none"
+            assert await world.states(run) == {"t0": expected}, "cleared as it was, not as it is"
+            _empty(world, server, dsn)
+
+
+async def running_runs_are_never_exceeded(server: Server, dsn: str) -> None:
+    """A run is created and may start at once; in each gap an old run of the same dag is cleared, and may start too."""
+    async with open_world(dsn) as world:
+        await world.put(evolve(chain(1), max_active_runs=1))
+        for gap in Gap.each(world):
+            await world.trigger("chain")
+            await world.round()
+            (old,) = await world.rows("SELECT id, state FROM dag_run")
+            assert old["state"] == "success"
+
+            async def again(key: int = old["id"]) -> None:
+                await world.store.transact(clear_tasks, world.graphs, [key], Selection())
+                await world.store.transact(start_queued_runs, world.graphs, 10)
+
+            await gap.play(lambda: world.trigger("chain"), again)
+            await world.store.transact(start_queued_runs, world.graphs, 10)
+            runs = await world.rows("SELECT state FROM dag_run")
+            assert sorted(run["state"] for run in runs) == ["queued", "running"], "one may run, and one runs"
+            _empty(world, server, dsn)
+
+
+def _empty(world: World, server: Server, dsn: str) -> None:
+    server.sql("DELETE FROM event; DELETE FROM xcom; DELETE FROM attempt", database_of(dsn))
+    server.sql("DELETE FROM task_instance; DELETE FROM dag_run", database_of(dsn))
+    world.pictures.clear()
+
+
 async def _one_slot_is_used_once(world: World, server: Server, dsn: str) -> None:
     used = await world.rows(
         "SELECT count(*) AS n FROM task_instance WHERE pool = 'one' AND state IN ('queued', 'running')"
     )
     assert used[0]["n"] <= 1, "two tasks in a pool of one slot"
-    server.sql("DELETE FROM event; DELETE FROM xcom; DELETE FROM attempt", database_of(dsn))
-    server.sql("DELETE FROM task_instance; DELETE FROM dag_run", database_of(dsn))
-    world.pictures.clear()
+    _empty(world, server, dsn)
 
 
 def _with_pool(dag_id: str) -> Any:

@@ -1,4 +1,4 @@
-"""Changing functions of the product for the length of a block: by text, or by swapping statements.
+"""Changing functions of the product for the length of a block: by text, by swapping statements, by dropping locks.
 
 The function object stays, only its code is exchanged, so everybody who has imported it gets the mutant.
 """
@@ -10,6 +10,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+
+from scheduler.store.locks import LockStatement
+from scheduler.store.statements import compiled
+from scheduler.store.writer import Transaction
+from tests.stress.statements import CLAUSE
 
 
 def _definition(function: Any) -> ast.AsyncFunctionDef | ast.FunctionDef:
@@ -85,3 +90,54 @@ def swaps(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
             else:
                 continue
             break
+
+
+def _lock_calls(node: ast.AST) -> list[ast.Attribute]:
+    """`tx.lock` of each call of it."""
+    return [
+        part.func
+        for part in ast.walk(node)
+        if isinstance(part, ast.Call)
+        and isinstance(part.func, ast.Attribute)
+        and part.func.attr == "lock"
+        and ast.unparse(part.func.value) == "tx"
+    ]
+
+
+def count_locks(source: str) -> int:
+    """How often a module takes a lock."""
+    return len(_lock_calls(ast.parse(source)))
+
+
+def unlocked(function: Callable[..., Any]) -> Iterator[tuple[str, Any]]:
+    """(which lock is dropped, a maker of a context manager) for each that the function takes.
+
+    The same rows are read, so what follows has its keys; but they are not locked, and not noted as held.
+    """
+    function = inspect.unwrap(function)
+    for n in range(len(_lock_calls(_definition(function)))):
+        definition = _definition(function)
+        call = next(
+            part
+            for part in ast.walk(definition)
+            if isinstance(part, ast.Call) and part.func is _lock_calls(definition)[n]
+        )
+        what = f"{function.__qualname__}: {ast.unparse(call.args[0])}"
+        assert isinstance(call.func, ast.Attribute)
+        call.func.attr = "read_what_would_be_locked"
+        yield what, partial(_without_a_lock, function, definition)
+
+
+@contextmanager
+def _without_a_lock(function: Any, definition: ast.AST) -> Iterator[None]:
+    async def read(self: Transaction, statement: LockStatement, **params: Any) -> list[int]:
+        made = compiled(statement.select)
+        return [row["id"] for row in await self._fetch(CLAUSE.sub("", made.text), made.arguments(params))]
+
+    patched: Any = Transaction
+    patched.read_what_would_be_locked = read
+    try:
+        with _code(function, definition):
+            yield
+    finally:
+        del patched.read_what_would_be_locked

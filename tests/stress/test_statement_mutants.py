@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import trio
 
 from scheduler.store.locks import LockStatement
@@ -14,6 +15,7 @@ from scheduler.store.statements import compiled
 from tests.database import Server
 from tests.store.test_locking_law import load_writers
 from tests.stress import lives
+from tests.stress.kills import compact
 from tests.stress.report import tell
 from tests.stress.statements import Inspector, Verdicts, inspecting, short
 
@@ -48,6 +50,19 @@ def every_locking_statement() -> dict[str, str]:
     }
 
 
+def names_of_statements() -> dict[str, str]:
+    """Where each statement stands that is made at import, by its text."""
+    return {
+        short(compiled(value.select if isinstance(value, LockStatement) else value).text): (
+            f"{name.removeprefix('scheduler.')}.{attribute}"
+        )
+        for name, module in list(sys.modules.items())
+        if name.startswith("scheduler.")
+        for attribute, value in vars(module).items()
+        if isinstance(value, LockStatement | sa.TextClause | sa.UpdateBase)
+    }
+
+
 def lives_in(module: ModuleType) -> list[Callable[[str], Coroutine[Any, Any, None]]]:
     """Its async tests that need a database and nothing else."""
     return [
@@ -71,14 +86,18 @@ def test_every_mutant_of_a_statement_is_killed_or_excused(server: Server) -> Non
 
             trio.run(life)
     survivors = {key: times for key, times in verdicts.alive.items() if not excuse(*key)}
+    names = names_of_statements()
+    for (text, what), why in verdicts.killed.items():
+        tell("mutants", f"statement {names.get(text) or compact(text, 60)}, {compact(what, 70)}: {compact(why, 70)}")
+    for text, what in verdicts.alive.keys() - survivors.keys():
+        why = f"excused: {excuse(text, what)}"
+        tell("mutants", f"statement {names.get(text) or compact(text, 60)}, {compact(what, 70)}: {compact(why, 70)}")
     tell(
         "mutants",
         f"of statements: {len(verdicts.killed)} killed, {len(verdicts.alive) - len(survivors)} excused, "
         f"{len(survivors)} survive; originals passed {verdicts.checked} inspections",
     )
-    for (text, what), times in verdicts.alive.items():
-        print(f"{what} ({times} times): {text}\n")
-    assert not survivors
+    assert not survivors, "\n".join(f"{what} ({times} times): {text}" for (text, what), times in survivors.items())
     unused = [key for key in EXCUSED if not any(key[0] in text and key[1] in what for text, what in verdicts.alive)]
     assert not unused, f"these are killed, or gone: no excuse is needed: {unused}"
     judged = {text for text, _ in [*verdicts.killed, *verdicts.alive]}
