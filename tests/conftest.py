@@ -45,6 +45,11 @@ def pytest_configure(config: pytest.Config) -> None:
         report.SEED = told["stress_seed"]
 
 
+def pytest_report_header() -> str:
+    """What replays the draws of this session, said before anything can end it."""
+    return f"ASYNCSCHED_STRESS_SEED={report.SEED}"
+
+
 @pytest.hookimpl(trylast=True)  # after -m and -k
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest tests first, each with a short one after it, or one worker ends long after the others.

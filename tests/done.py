@@ -11,6 +11,8 @@ from tests.interleavings.lockdep import LOCKDEP
 from tests.interleavings.report import PARTS, part
 from tests.stress import report
 
+SEED = "ASYNCSCHED_STRESS_SEED"
+
 
 def pack() -> bytes:
     """All that this process did, for `unpack` in another one of the same session."""
@@ -30,15 +32,16 @@ def unpack(packed: bytes) -> None:
 
 def lines() -> Iterator[tuple[str, str]]:
     """The report: a heading, and a line under it."""
+    heading = f"interleavings ({SEED}={report.SEED}, but for what names another seed)"
     for one in PARTS.values():
-        yield "interleavings", one.line()
+        yield heading, one.line()
     if LOCKDEP.edges:
         left_out = ", ".join(f"{n:,} {why}" for why, n in sorted(LOCKDEP.dropped.items())) or "none"
         yield (
-            "interleavings",
+            heading,
             f"orders of locks, of all writers together: {len(LOCKDEP.live())} edges without a circle;"
             f" left out: {left_out}, {LOCKDEP.harmless()} of modes without conflict",
         )
     for section, told in report.SECTIONS.items():
         for line in told:
-            yield f"stress report (ASYNCSCHED_STRESS_SEED={report.SEED})", f"{section}: {line}"
+            yield f"stress report ({SEED}={report.SEED})", f"{section}: {line}"

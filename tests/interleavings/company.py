@@ -29,6 +29,8 @@ class Company:
     """If given: draws plans for each writer, and an order of the rows in the heap."""
     stories: set[int] = field(factory=set)
     played: int = 0
+    with_blocked: int = 0
+    """Of these, how many in which somebody waited for somebody."""
     _seen: dict[str, Facts] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -73,6 +75,7 @@ class Company:
         self.stories.add(hash(tuple(stage.story[1:])))
         await check(theatre)
         self.played += 1
+        self.with_blocked += stage.blocked > blocked
         part(self.name).count(
             interleavings=1,
             transactions=len(actors),
@@ -82,6 +85,11 @@ class Company:
             await drain(theatre, self.everybody[0])
             part(self.name).count(**{"run to the end": 1})
         return actors[0].turns
+
+    def check_they_met(self, share: float) -> None:
+        """In at least this share of the plays somebody waited: writers that never meet show nothing."""
+        met = f"{self.with_blocked} of {self.played} plays"
+        assert self.with_blocked >= share * self.played > 0, f"somebody waited in {met}"
 
     async def _facts(self, scene: str) -> Facts:
         """A scene that was just set up is the same each time: it is read once, and now and then to see that it is."""

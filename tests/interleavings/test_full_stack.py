@@ -6,6 +6,7 @@ Whatever the story, in the end nobody waits for nobody, every promise holds, and
 All choices are drawn in the test's thread; the trio side only ever says who can move.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -42,6 +43,15 @@ CALL = st.tuples(
 )
 """A writer, the shape of its work, which daemon, which side."""
 
+
+FLOORS = {
+    "with somebody blocked": 0.05,
+    "connections cut": 0.2,
+    "callers cancelled": 0.2,
+    "daemons that died": 0.2,
+    "distinct courses": 0.3,
+}
+"""How many there are for each example, at least: without them the examples would show nothing."""
 
 STORIES: set[int] = set()
 """Of all examples: different choices may lead to the same course."""
@@ -122,7 +132,7 @@ class Players:
         await self.theatre.stage.clear()
 
 
-def machine(call: Callable[..., Any], players: Players) -> type[RuleBasedStateMachine]:
+def machine(call: Callable[..., Any], players: Players, seeded: int) -> type[RuleBasedStateMachine]:
     """`call` runs an async function of the trio side from the test's thread."""
     stage = players.theatre.stage
     figures = part("full stack")
@@ -131,6 +141,7 @@ def machine(call: Callable[..., Any], players: Players) -> type[RuleBasedStateMa
         def __init__(self) -> None:
             super().__init__()
             self.failed = False
+            self.blocked = stage.blocked
 
         @initialize(scene=st.sampled_from(SCENES), first=st.lists(CALL, min_size=2, max_size=3))
         def scene(self, scene: str, first: list[tuple[str, int, int, int]]) -> None:
@@ -194,8 +205,9 @@ def machine(call: Callable[..., Any], players: Players) -> type[RuleBasedStateMa
             target(float(stage.blocked - before), label="waits")
             event(f"{begun} calls")
             figures.count(examples=1, transactions=begun, **{"distinct courses": int(story not in STORIES)})
+            figures.count(**{"with somebody blocked": stage.blocked > self.blocked})
             STORIES.add(story)
-            figures.say(seed=parameters.SEED)
+            figures.say(seed=seeded)
 
     return Machine
 
@@ -203,14 +215,19 @@ def machine(call: Callable[..., Any], players: Players) -> type[RuleBasedStateMa
 @pytest.mark.stress
 @pytest.mark.takes(90)
 def test_daemons_workers_and_an_operator_at_once(server: Server) -> None:
-    play(server, partial(explore, examples=parameters.EXAMPLES, steps=parameters.STEPS), stores=2)
+    big = partial(explore, examples=parameters.EXAMPLES, steps=parameters.STEPS, seeded=parameters.SEED)
+    before = Counter(part("full stack").numbers)
+    play(server, big, stores=2)
+    did = part("full stack").numbers - before
+    for what, share in FLOORS.items():
+        assert did[what] >= share * did["examples"] > 0, f"{what}: {did[what]} in {did['examples']} examples"
 
 
 def test_some_daemons_workers_and_an_operator_at_once(server: Server) -> None:
-    play(server, partial(explore, examples=10, steps=20), stores=2)
+    play(server, partial(explore, examples=10, steps=20, seeded=parameters.SMALL_SEED), stores=2)
 
 
-async def explore(theatre: Theatre, *, examples: int, steps: int) -> None:
+async def explore(theatre: Theatre, *, examples: int, steps: int, seeded: int) -> None:
     """Hypothesis in a thread of its own, the theatre here."""
     await arrange(theatre, *SCENES)
     players = Players(theatre)
@@ -231,6 +248,6 @@ async def explore(theatre: Theatre, *, examples: int, steps: int) -> None:
         with pytest.MonkeyPatch.context() as patch:
             # an example takes a fifth of a second: five minutes of shrinking are more than anybody waits for
             patch.setattr(engine, "MAX_SHRINKING_SECONDS", parameters.SHRINK_SECONDS)
-            run_state_machine_as_test(seed(parameters.SEED)(machine(call, players)), settings=configured)
+            run_state_machine_as_test(seed(seeded)(machine(call, players, seeded)), settings=configured)
 
     await trio.to_thread.run_sync(run)

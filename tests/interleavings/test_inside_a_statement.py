@@ -138,10 +138,14 @@ async def with_connections(theatre: Theatre, main: Callable[[Monitor, Monitor], 
         await main(one, other)
 
 
-async def statements_by_key(theatre: Theatre, plans: int) -> None:
+SINGLE_ROW: list[str] = []
+"""Locking statements that never lock more than one row."""
+
+
+async def statements_by_key(theatre: Theatre, plans: int, seed: int) -> None:
     """Each locking statement under random plans over a shuffled heap."""
     await arrange(theatre, "wide")
-    draw = random.Random(parameters.SEED)
+    draw = random.Random(seed)
     figures = part("inside a statement")
     everything = production_statements()
     most = dict.fromkeys(everything, 0)
@@ -161,18 +165,20 @@ async def statements_by_key(theatre: Theatre, plans: int) -> None:
                 figures.count(**{"locking statements stopped at a row": rows > 1})
 
     await with_connections(theatre, main)
-    figures.say(seed=parameters.SEED, **{"locking statements": len(everything), "plans seen": len(shapes)})
+    figures.say(seed=seed, **{"locking statements": len(everything), "plans seen": len(shapes)})
+    single = sorted(name for name, rows in most.items() if rows == 1)
+    assert single == SINGLE_ROW, f"of these only one row was locked, so no order was seen: {single}"
     idle = sorted(name for name, rows in most.items() if not rows)
     assert not idle, f"these find no row in the scene: {idle}"
 
 
 @pytest.mark.stress
 def test_locking_statements_go_by_key_under_every_plan(server: Server) -> None:
-    play(server, lambda theatre: statements_by_key(theatre, parameters.PLANS))
+    play(server, lambda theatre: statements_by_key(theatre, parameters.PLANS, parameters.SEED))
 
 
 def test_locking_statements_go_by_key_under_some_plans(server: Server) -> None:
-    play(server, lambda theatre: statements_by_key(theatre, 2))
+    play(server, lambda theatre: statements_by_key(theatre, 2, parameters.SMALL_SEED))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +195,7 @@ def test_a_statement_that_only_looks_ordered_is_found(server: Server, text: str)
 
     async def hunt(theatre: Theatre) -> None:
         await arrange(theatre, "wide")
-        draw = random.Random(parameters.SEED)
+        draw = random.Random(parameters.SMALL_SEED)
 
         async def main(runner: Monitor, holder: Monitor) -> None:
             stopped = Stopped(theatre, runner, holder)
@@ -205,6 +211,10 @@ def test_a_statement_that_only_looks_ordered_is_found(server: Server, text: str)
     play(server, hunt)
 
 
+SEVERAL = ["dag", "dag_file", "dag_run", "task_instance"]
+"""Tables into which one statement inserts several rows, so that they can come in the wrong order."""
+
+
 async def inserts_in_order(theatre: Theatre) -> None:
     """Every shape of every writer, under a random plan over a shuffled heap."""
     await arrange(theatre, *SCENES)
@@ -212,6 +222,7 @@ async def inserts_in_order(theatre: Theatre) -> None:
     draw = random.Random(parameters.SEED)
     figures = part("inside a statement")
     company = Company(theatre, figures.name)
+    most: dict[str, int] = {}
     for scene in SCENES:
         await theatre.reset(scene)
         for name, n in company.parts(await look(theatre)):
@@ -220,6 +231,13 @@ async def inserts_in_order(theatre: Theatre) -> None:
                 if inserted != sorted(inserted):
                     raise OutOfOrder(f"{name} inserts {inserted}\n{text}")
                 figures.count(**{"inserting statements": bool(inserted)})
+                for visit in visits:
+                    if visit.verb == "INSERT":
+                        most[visit.table] = max(most.get(visit.table, 0), len(inserted))
+    declared = {lock.table.name for name in cases.production_writers() for lock in WRITERS[name].inserts}
+    assert most.keys() >= declared, f"nobody was seen inserting into these: {declared - most.keys()}"
+    several = sorted(table for table, rows in most.items() if rows > 1)
+    assert several == SEVERAL, f"of these several rows are inserted at once: {several}"
 
 
 async def record(company: Company, scene: str, one: Part, draw: random.Random) -> list[tuple[str, list[Visit]]]:
@@ -247,8 +265,10 @@ async def halts(theatre: Theatre) -> None:
             known = [visit for visit in visits if visit.verb != "INSERT"]
             places += [(name, visit) for visit in known[1:]]
     stage = theatre.stage
+    halted = met = 0
 
     async def main(controller: Monitor, _: Monitor) -> None:
+        nonlocal halted, met
         for name, visit in draw.choices(places, k=parameters.HALTS):
             mine = WRITERS[name].allowed
             meeting = [one for one in cases.CASES if WRITERS[one].allowed & mine]
@@ -270,14 +290,18 @@ async def halts(theatre: Theatre) -> None:
                     await stage.settle()
                     await stage.run_on(actor)
                     if i == 0:
+                        halted += actor.waits
                         figures.count(**{"halts between two rows": actor.waits})
                         stage.story.append(f"halted at {visit.table} {visit.key}")
             await stage.settle()
             await stage.finish()
             await check(theatre)
+            met += stage.blocked - blocked > 1
             figures.count(transactions=2, **{"of them with somebody blocked": stage.blocked - blocked > 1})
 
     await with_connections(theatre, main)
+    assert halted > 0.9 * parameters.HALTS, f"{halted} of {parameters.HALTS} were halted"
+    assert met > 0.1 * parameters.HALTS, f"in {met} of {parameters.HALTS} halts the other writer had to wait"
 
 
 @pytest.mark.stress
@@ -299,6 +323,7 @@ async def fuzzed_pairs(theatre: Theatre) -> None:
         pair = [(draw.choice(cases.names()), 0) for _ in range(2)]
         schedule = [draw.randrange(2) for _ in range(16)]
         await company.play(draw.choice(["rich", "wide"]), pair, tuple(schedule))
+    company.check_they_met(0.02)
     part(company.name).say(seed=parameters.SEED, **{"distinct courses": len(company.stories)})
 
 

@@ -19,6 +19,7 @@ from tests.interleavings.observe import Observer, Undeclared
 from tests.interleavings.scenes import arrange
 from tests.interleavings.stage import DeadlockFound, Stage
 from tests.interleavings.theatre import Theatre, play
+from tests.stress.daemons import Ledger
 
 Function = Callable[..., Awaitable[Any]]
 ROWS = "SELECT min(id) AS first, max(id) AS last FROM "
@@ -128,30 +129,21 @@ def test_two_orders_are_a_cycle_though_nothing_ran_at_the_same_time(server: Serv
         await tx.lock(by_key(Lock.TASK_INSTANCE), keys=[(await _ids(tx, "task_instance"))[0]])
         await tx.lock(by_key(Lock.DAG_RUN), keys=[(await _ids(tx, "dag_run"))[0]])
 
-    class Watch:
-        def __init__(self, lockdep: Lockdep) -> None:
-            self.lockdep = lockdep
-
-        async def before(self, transaction: Transaction, text: str) -> None:
-            self.lockdep.declared(transaction)
-
-        async def after(self, transaction: Transaction, text: str) -> None:
-            self.lockdep.passed(transaction, text)
-
     async def main(theatre: Theatre) -> None:
         await arrange(theatre, "rich")
-        store = evolve(theatre.store, stepper=Watch(Lockdep()))
+        store = evolve(theatre.store, stepper=Ledger(Lockdep()))
         await store.transact(_writer(one_way))
         with pytest.raises(CycleFound, match="dag_run rows -> task_instance rows -> dag_run rows") as found:
             await store.transact(_writer(the_other))
         assert "in one_way" in str(found.value)
         assert "in the_other" in str(found.value)
+        assert str(found.value).count("FROM dag_run") == str(found.value).count("FROM task_instance") == 2, "statements"
         await in_two_processes(evolve(theatre.store, stepper=None))
 
     async def in_two_processes(store: Store) -> None:
         here, there = Lockdep(), Lockdep()
-        await evolve(store, stepper=Watch(here)).transact(_writer(one_way))
-        await evolve(store, stepper=Watch(there)).transact(_writer(the_other))
+        await evolve(store, stepper=Ledger(here)).transact(_writer(one_way))
+        await evolve(store, stepper=Ledger(there)).transact(_writer(the_other))
         here.absorb(*pickle.loads(pickle.dumps((there.edges, there.modes, there.dropped))))
         with pytest.raises(CycleFound, match="taken in a circle"):
             here.check()

@@ -19,6 +19,8 @@ from tests.interleavings.schedules import interleavings, schedules
 from tests.interleavings.theatre import Theatre, play
 
 SCENES = ("rich", "calm")
+MET = 0.02
+"""Share of the plays in which somebody has to wait, at least; it is a sixth of all pairs, a thirteenth of the drawn."""
 CALM = {"advance_runs"}
 """Writers whose real work is in the calm scene."""
 
@@ -42,6 +44,7 @@ async def all_pairs(theatre: Theatre, names: Sequence[str], *, figures: str) -> 
                 await company.play(scene, [(a, 0), (b, 0)], schedule, to_the_end=i == len(todo) // 2)
             in_all += len(todo) == interleavings(*each)
             covered += 1
+    company.check_they_met(MET)
     pairs = len(names) * (len(names) + 1) // 2
     part(figures).count(pairs=pairs, **{"of them in all interleavings": in_all})
     part(figures).say(writers=len(names), **{"distinct courses": f"{len(company.stories):,}"})
@@ -74,6 +77,7 @@ async def sampled(theatre: Theatre) -> None:
                 schedule += [draw.randrange(size)] * draw.randint(1, 8)
             await company.play(draw.choice(SCENES), chosen, tuple(schedule))
             part("sampled").count(**{("pairs in other shapes", "triples")[size - 2]: 1})
+    company.check_they_met(MET)
     part("sampled").say(seed=parameters.SEED, **{"distinct courses": f"{len(company.stories):,}"})
 
 

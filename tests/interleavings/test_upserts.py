@@ -61,6 +61,7 @@ async def all_shapes(theatre: Theatre) -> None:
             for schedule in draw.sample(every, min(len(every), parameters.UPSERT_SCHEDULES)):
                 await company.play("rich", [a, b], schedule)
         part("upserts").count(pairs=len(pairs))
+    company.check_they_met(0.05)
     part("upserts").say(seed=parameters.SEED)
 
 

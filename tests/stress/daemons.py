@@ -1,6 +1,8 @@
-"""Daemons with all the production routines under the production supervisor, on an executor that runs nothing.
+"""Daemons with the production's routines under the production's supervisor, on an executor that runs nothing.
 
-It starts what it is given and reports an end at once, so that the database is all there is to wait for.
+It starts what it is given and reports an end at once, so that the database is all there is to wait for. Three of the
+routines are not there: those that read DAG files and warm processes (load_dags, warm_workers), which have nothing to
+do here, and prune, which comes once an hour; its writers and store_file are called by the tests themselves.
 """
 
 import random
@@ -8,7 +10,6 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 import trio
@@ -33,10 +34,11 @@ from scheduler.store import seats
 from scheduler.store.documents import Graphs
 from scheduler.store.engine import open_store
 from scheduler.store.errors import Conflict
-from scheduler.store.locks import Wait
+from scheduler.store.locks import Lock, Wait
 from scheduler.store.seats import Seat
 from scheduler.store.transaction import Store
 from scheduler.store.writer import Transaction
+from tests.interleavings.lockdep import LOCKDEP, Lockdep
 
 TOPICS = Topics()
 ENDS = [OutcomeKind.SUCCESS] * 90 + [OutcomeKind.FAILED] * 6 + [OutcomeKind.LOST] * 2 + [OutcomeKind.SKIPPED] * 2
@@ -124,17 +126,25 @@ class InstantExecutor:
 
 @define(eq=False)
 class Ledger:
-    """The orders in which transactions took their locks: one graph over all of them, checked at every commit."""
+    """A stepper that feeds the session's graph of lock orders, and counts what was committed.
 
-    edges: dict[tuple[str, str], str] = field(factory=dict)
-    """(held, then waited for) -> the writer that did it first."""
+    Each acquisition goes into the graph before the next statement of its transaction, whatever becomes of that.
+    """
+
+    lockdep: Lockdep = LOCKDEP
+    orders: set[tuple[str, str]] = field(factory=set)
+    """(held, then waited for)."""
     commits: Counter[str] = field(factory=Counter)
     rows: int = 0
+    most: dict[tuple[str, Lock], int] = field(factory=dict)
+    """How many rows of one kind a writer has held at once."""
 
     async def before(self, transaction: Transaction, text: str) -> None:
-        """Nothing: it is the order that was that counts."""
+        """Raises CycleFound, in the transaction: a bug, as it would be in production."""
+        self.lockdep.declared(transaction)
 
     async def after(self, transaction: Transaction, text: str) -> None:
+        self.lockdep.passed(transaction, text)
         if text != "COMMIT":
             return
         self.commits[transaction.name] += 1
@@ -142,21 +152,18 @@ class Ledger:
         for one in transaction.held.ledger:
             place = f"{one.lock.name}{' values' if one.inserted else ''}"
             if one.wait is Wait.WAIT:
-                self.edges.update(
-                    {(before, place): transaction.name for before in held if (before, place) not in self.edges}
-                )
+                self.orders.update((before, place) for before in held)
             if not one.inserted:
                 assert list(one.keys) == sorted(one.keys), f"{transaction.name}: {place} not in key order"
             self.rows += len(one.keys)
+            kind = transaction.name, one.lock
+            self.most[kind] = max(self.most.get(kind, 0), len(one.keys))
             if one.keys:
                 held.append(place)
 
     def check(self) -> None:
-        """Raises graphlib.CycleError."""
-        graph: dict[str, set[str]] = {}
-        for before, after in self.edges:
-            graph.setdefault(after, set()).add(before)
-        TopologicalSorter(graph).prepare()
+        """All orders of the session so far, those of other tests too. Raises CycleFound, with both statements."""
+        self.lockdep.check()
 
 
 @define(eq=False)

@@ -327,7 +327,7 @@ async def test_s7_a_cancel_at_every_statement_of_every_transaction_on_the_way(se
 
 
 async def test_s8_the_schema_is_locked_and_changed_under_full_load(server: Server, dsn: str, tmp_path: Path) -> None:
-    """Production has one migration only, so further ones that add a column stand in; everything else is as it is."""
+    """Further migrations, each of which adds a column, stand in for those to come; everything else is production's."""
     ledger, changes, tries, done = Ledger(), 5, 0, 0
     async with open_bridge() as bridge, AsyncExitStack() as stack:
         daemons = [

@@ -187,7 +187,7 @@ async def test_daemons_at_full_load_never_deadlock(busy: Server, busy_dsn: str, 
         "soak",
         f"{SECONDS} s, {DAEMONS} daemons, {committed} transactions, {transactions} of them of {len(ledger.commits)}"
         f" writers (the others read, or renew a lease), {tasks} tasks"
-        f" ended, {watch.commands} commands, {ledger.rows} row locks, {len(ledger.edges)} orders of locks",
+        f" ended, {watch.commands} commands, {ledger.rows} row locks, {len(ledger.orders)} orders of locks",
     )
     tell(
         "soak",
