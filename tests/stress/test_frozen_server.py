@@ -3,21 +3,22 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from attrs import evolve
 
 from scheduler.store.errors import Conflict, OutcomeUnknown, StoreUnavailable
 from tests.database import Server, _as_other_user, running_server
-from tests.stress.cancelling import checked_out, left_open
+from tests.stress.cancelling import UNFINISHED, Storm, checked_out, left_open
 from tests.stress.probes import Halt, mark
 from tests.stress.proxy import Proxy
-from tests.stress.report import tell
-from tests.world import World, chain, open_world
+from tests.stress.report import SEED, tell
+from tests.world import World, chain, every, open_world
 
 pytestmark = [pytest.mark.stress, pytest.mark.alone]
 
@@ -177,6 +178,84 @@ async def test_a_restart_under_load_loses_nothing_that_was_promised(own: Server,
         assert away > 0, "the restarts came under load"
         assert left_open(own, own_dsn) == ""
         assert checked_out(world.store) == 0
+
+
+async def storm_through(
+    own: Server, own_dsn: str, name: str, misfortune: Callable[[Storm], Awaitable[None]], cancels: int
+) -> None:
+    """Cancels at random instants before, in and after a misfortune, of which no caller may be left with a doubt."""
+    async with open_world(own_dsn, connections=5) as world:
+        dags = (chain(3, f"chain{i}") for i in range(10))
+        await world.put(*dags, evolve(chain(2, "due"), schedule=every(0.5)), source="storm")
+        storm = Storm(world=world, seed=SEED, mean=0.03, commands=False)
+        during = 0
+
+        async def strike() -> None:
+            nonlocal during
+            await more_than(storm, 200)
+            before = storm.cancels
+            await misfortune(storm)
+            during = storm.cancels - before
+            await more_finished(storm)
+            storm.enough_after(cancels)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(strike)
+            await storm.blow(cancels=10**9, seconds=90)
+        unknown = storm.answers["OutcomeUnknown"]
+        with trio.fail_after(20):
+            while left_open(own, own_dsn):  # the backends notice that their clients have gone
+                await trio.sleep(0.05)
+            while checked_out(world.store):
+                await trio.sleep(0.01)
+        await storm.settle()
+        tell(
+            name,
+            f"{storm.cancels} cancels, {during} of them meanwhile; {storm.answers['StoreUnavailable']} calls refused,"
+            f" {unknown} unknown and asked again, {storm.finished} finished",
+        )
+        assert during >= 100, "callers were cancelled meanwhile"
+        assert storm.answers["StoreUnavailable"] > 0, "somebody was there when it happened"
+        assert set(storm.answers) <= {"StoreUnavailable", "OutcomeUnknown", "Conflict"}, storm.answers
+        assert await storm.wrong() == ""
+        assert await world.rows(UNFINISHED) == [], "every claim has come to an end, those nobody was told of too"
+        assert left_open(own, own_dsn) == ""
+        assert checked_out(world.store) == 0
+        assert not world.bridge.error_counts
+        assert world.store.deadlocks == 0
+
+
+async def more_than(storm: Storm, cancels: int) -> None:
+    until = storm.cancels + cancels
+    while storm.cancels < until:
+        await trio.sleep(0.01)
+
+
+async def more_finished(storm: Storm) -> None:
+    """The server is back."""
+    until = storm.finished + 20
+    while storm.finished < until:
+        await trio.sleep(0.01)
+
+
+async def test_cancels_across_a_freeze_leave_nothing_behind(own: Server, own_dsn: str) -> None:
+    """It lasts until those who were in the middle of something have given up."""
+
+    async def freeze(storm: Storm) -> None:
+        with frozen(own), trio.move_on_after(30):
+            while not storm.answers["StoreUnavailable"] + storm.answers["OutcomeUnknown"] > 3:
+                await trio.sleep(0.05)
+
+    await storm_through(own, own_dsn, "cancels across a freeze", freeze, cancels=500)
+
+
+async def test_cancels_across_restarts_leave_nothing_behind(own: Server, own_dsn: str) -> None:
+    async def restart(storm: Storm) -> None:
+        for _ in range(3):
+            await trio.to_thread.run_sync(restart_immediately, own)
+            await more_finished(storm)
+
+    await storm_through(own, own_dsn, "cancels across restarts", restart, cancels=500)
 
 
 async def test_a_lost_reply_to_commit_is_settled_by_key_and_happens_once(
