@@ -201,8 +201,8 @@ class Storm:
 
     async def _start(self) -> None:
         some = self._some(self._queued)
-        answers = await self.world.start(some)
-        self._running += [one for one, answer in zip(some, answers, strict=True) if answer.accepted]
+        won = {answer.token for answer in await self.world.start(some) if answer.accepted}
+        self._running += [one for one in some if one.token in won]
         self._forget(self._queued, some)
 
     async def _end(self) -> None:

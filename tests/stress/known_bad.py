@@ -62,6 +62,7 @@ class Case:
 
 LOCK_RUN = "SELECT id FROM run WHERE id = 1 FOR NO KEY UPDATE"
 LOCK_TIS = "SELECT id FROM ti WHERE run = 1 ORDER BY id FOR NO KEY UPDATE"
+CLAIM_TI = "SELECT id FROM ti WHERE run = 1 ORDER BY id LIMIT 1 FOR NO KEY UPDATE"
 WRITE_TIS = "UPDATE ti SET n = n + 1 WHERE id = ANY(ARRAY[{id}]::integer[])"
 SCANS = ("index scans", "bitmap scans", "heap scans")
 JOINS = ("hash joins", "nested loops", "merge joins")
@@ -307,6 +308,15 @@ CASES = (
         good=(tasks_only, Script("3 and 4", ("SELECT id FROM ti WHERE id IN (3, 4) ORDER BY id FOR NO KEY UPDATE",))),
     ),
     Case(
+        name="sorted, then grouped",
+        because="the batch is sorted, but rows with other columns go into a statement of their own",
+        bad=(
+            Script("2 and 3 have a note, 1 has none", (insert_item(2, 3), insert_item(1))),
+            Script("1, 2 and 3", (insert_item(1, 2, 3),)),
+        ),
+        good=(Script("1, 2 and 3", (insert_item(1, 2, 3),)),) * 2,
+    ),
+    Case(
         name="a loop of single-row locks",
         because="a multi-row lock in the order of arrival",
         bad=(Script("as they arrive: 4, 2, 1", (lock_ti(4), lock_ti(2), lock_ti(1))), tasks_only),
@@ -343,6 +353,24 @@ CASES = (
                 ),
             ),
             in_order,
+        ),
+    ),
+    Case(
+        name="SKIP LOCKED removed from a claim that relies on it",
+        because="the claim comes after a greater key, which is allowed only to those who cannot wait",
+        bad=(Script("holds task 4, claims the first free one", (lock_ti(4), CLAIM_TI)), tasks_only),
+        good=(Script("holds task 4, claims the first free one", (lock_ti(4), f"{CLAIM_TI} SKIP LOCKED")), tasks_only),
+    ),
+    Case(
+        name="a caller outside the function that locks",
+        because="the order is kept by whoever calls the function, and by nobody else",
+        bad=(
+            in_order,
+            Script("writes the task, then the run", ("UPDATE ti SET n = 1 WHERE id = 1", "UPDATE run SET n = 1")),
+        ),
+        good=(
+            in_order,
+            Script("the same through the function", (LOCK_RUN, LOCK_TIS, "UPDATE ti SET n = 1 WHERE id = 1")),
         ),
     ),
     Case(

@@ -51,3 +51,14 @@ class Halt:
     def release(self) -> None:
         """Let everybody go on; to be called on the loop's thread."""
         self._go.set()
+
+
+async def fail(transaction: Transaction, sqlstate: str) -> None:
+    """Have PostgreSQL fail a transaction's next statement with a given SQLSTATE; 25P03 ends the connection."""
+    if sqlstate == "25P03":
+        await transaction._driver.execute("SET LOCAL idle_in_transaction_session_timeout = '1ms'")
+        await asyncio.sleep(0.05)  # only the server's own time-out can be waited for
+    else:
+        await transaction._driver.execute(
+            f"DO $$ BEGIN RAISE EXCEPTION 'injected' USING ERRCODE = '{sqlstate}'; END $$"
+        )
