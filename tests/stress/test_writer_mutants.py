@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import define, field
+from attrs import define, field, frozen
 
 import scheduler
+from scheduler.store import tables as t
 from scheduler.store.writer import Reading, Transaction, Writer
 from tests.database import Server
 from tests.store.test_locking_law import load_writers
 from tests.stress import checks, lives
-from tests.stress.kills import compact, told_by
+from tests.stress.cancelling import database_of
+from tests.stress.kills import Told, compact, told_by
 from tests.stress.mutation import count_locks, swaps, unlocked
 from tests.stress.report import tell
 
@@ -144,8 +146,28 @@ def all_lives() -> list[Callable[..., Any]]:
     return found
 
 
-def arguments_of(life: Callable[..., Any], server: Server, dsn: str) -> list[Any]:
-    return [server, dsn] if "server" in inspect.signature(life).parameters else [dsn]
+@frozen
+class Ground:
+    """One database for many lives, empty for each: to make and drop one takes longer than most of them."""
+
+    server: Server
+    dsn: str
+
+    @classmethod
+    @contextmanager
+    def open(cls, server: Server) -> Iterator["Ground"]:
+        with server.database() as dsn:
+            server.sql("CREATE SCHEMA kept; CREATE TABLE kept.pool AS SELECT * FROM pool", database_of(dsn))
+            yield cls(server, dsn)
+
+    def lead(self, life: Callable[..., Any]) -> Told | None:
+        """Empty it, then lead rows through this life."""
+        deletes = "; ".join(f"DELETE FROM {table.name}" for table in reversed(t.metadata.sorted_tables))
+        columns = "name, slots, description"
+        pools = f"INSERT INTO pool ({columns}) SELECT {columns} FROM kept.pool ORDER BY id"
+        self.server.sql(f"{deletes}; {pools}", database_of(self.dsn))
+        both = "server" in inspect.signature(life).parameters
+        return told_by(life, *([self.server, self.dsn] if both else [self.dsn]))
 
 
 @contextmanager
@@ -170,12 +192,13 @@ def who_calls(server: Server) -> dict[Any, list[Any]]:
     """The lives that call each function, the short ones first; all pass on the code as it is."""
     found: dict[Any, list[Any]] = {}
     took = {}
-    for life in all_lives():
-        with server.database() as dsn, noting(found, life):
+    with Ground.open(server) as ground:
+        for life in all_lives():
             begun = time.thread_time()
-            told = told_by(life, *arguments_of(life, server, dsn))
+            with noting(found, life):
+                told = ground.lead(life)
             took[life] = time.thread_time() - begun
-        assert told is None, f"{life.__name__} fails by itself: {told}"
+            assert told is None, f"{life.__name__} fails by itself: {told}"
     return {code: sorted(callers, key=took.__getitem__) for code, callers in found.items()}
 
 
@@ -183,7 +206,7 @@ def who_calls(server: Server) -> dict[Any, list[Any]]:
 class Judged:
     """What became of the mutants of one kind."""
 
-    server: Server
+    ground: Ground
     excuses: dict[str, str]
     killed: list[str] = field(factory=list)
     excused: list[str] = field(factory=list)
@@ -200,9 +223,9 @@ class Judged:
             self.excused.append(f"{what}: excused: {compact(self.excuses[min(excuses)], 60)}")
             return
         heard = []
-        for life in only or who_calls(self.server).get(function.__code__, ()):
-            with self.server.database() as dsn, change():
-                told = told_by(life, *arguments_of(life, self.server, dsn))
+        for life in only or who_calls(self.ground.server).get(function.__code__, ()):
+            with change():
+                told = self.ground.lead(life)
             if told is not None and told.is_kill:
                 self.killed.append(f"{what}: {life.__name__}: {told}")
                 return
@@ -220,21 +243,23 @@ class Judged:
         assert self._used == self.excuses.keys(), f"no excuse is needed: {sorted(self.excuses.keys() - self._used)}"
 
 
-@pytest.mark.takes(60)
+@pytest.mark.takes(15)
 def test_swapping_two_statements_of_a_writer_is_noticed(server: Server) -> None:
-    judged = Judged(server, EXCUSED_SWAPS)
-    for function in functions():
-        for what, change in swaps(function):
-            judged.judge(function, what, change)
+    with Ground.open(server) as ground:
+        judged = Judged(ground, EXCUSED_SWAPS)
+        for function in functions():
+            for what, change in swaps(function):
+                judged.judge(function, what, change)
     judged.report("swapped")
 
 
-@pytest.mark.takes(40)
+@pytest.mark.takes(20)
 def test_dropping_a_lock_of_a_writer_is_noticed(server: Server) -> None:
-    judged = Judged(server, GUARDS)
-    for function in functions():
-        for what, change in unlocked(function):
-            judged.judge(function, what, change)
+    with Ground.open(server) as ground:
+        judged = Judged(ground, GUARDS)
+        for function in functions():
+            for what, change in unlocked(function):
+                judged.judge(function, what, change)
     judged.report("lock dropped")
     there = sum(count_locks(path.read_text()) for path in Path(scheduler.__file__).parent.rglob("*.py"))
     assert len(judged.killed) + len(judged.excused) == there, "some locks are taken by functions that are not found"
