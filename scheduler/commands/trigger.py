@@ -163,8 +163,9 @@ class Triggers:
         except OutcomeUnknown as unknown:
             try:
                 found = await store.read(runs.find, run_id=run_id, dag_id=dag_id)
-            except Weather:
-                raise unknown from None  # that nobody can be asked now does not mean that nothing was committed
+            except (Weather, trio.Cancelled):
+                # neither "away" nor "cancelled" must be heard here: both mean that nothing was committed
+                raise unknown from None
             if found:
                 return Triggered(run_id=run_id, state=RunState(found[0]["state"]))
             raise

@@ -10,9 +10,7 @@ import trio
 from attrs import define, field
 
 from scheduler.commands.clear import clear_tasks
-from scheduler.commands.errors import CommandError
 from scheduler.commands.mark import mark_tasks
-from scheduler.commands.trigger import Request, trigger_runs
 from scheduler.decisions.clearing import Selection
 from scheduler.model import OutcomeKind, TaskState, Workload
 from scheduler.procedures.pictures import look_at
@@ -66,9 +64,6 @@ class Storm:
     callers: int = 20
     mean: float = 0.010
     """Seconds until a caller is cancelled, on average."""
-    commands: bool = True
-    """Runs are triggered by the command, several in one transaction; otherwise by its writer, whose outcome is told as
-    it is: the command goes on to ask the database about an unknown one."""
     cancels: int = 0
     finished: int = 0
     felt_after: int = 0
@@ -184,12 +179,7 @@ class Storm:
         return [self._random.randint(1, max(3, len(self.promised))) for _ in range(3)]
 
     async def _trigger(self, dag: str, key: str) -> None:
-        if self.commands:
-            await self.world.trigger(dag, run_id=key)
-            return
-        graphs, request = self.world.graphs, Request(run_id=key)
-        (answer,), _ = await self.world.store.transact(trigger_runs, graphs, dag, lambda: [request])
-        assert not isinstance(answer, CommandError), answer
+        await self.world.trigger(dag, run_id=key)
 
     async def _admit(self, *, starts: bool) -> None:
         got = await self.world.admit(10, starts=starts)

@@ -187,7 +187,7 @@ async def storm_through(
     async with open_world(own_dsn, connections=5) as world:
         dags = (chain(3, f"chain{i}") for i in range(10))
         await world.put(*dags, evolve(chain(2, "due"), schedule=every(0.5)), source="storm")
-        storm = Storm(world=world, seed=SEED, mean=0.03, commands=False)
+        storm = Storm(world=world, seed=SEED, mean=0.03)
         during = 0
 
         async def strike() -> None:
