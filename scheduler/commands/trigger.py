@@ -176,16 +176,25 @@ class Triggers:
     async def _carry(
         self, store: Store, dag_id: str, take: Callable[[], Sequence[Request]]
     ) -> list[Triggered | CommandError | Later]:
-        capacity = None if self.dispatch is None else self.dispatch.capacity_for_new_runs()
-        answers, launched = await store.transact(trigger_runs, self.graphs, dag_id, take, capacity)
-        if self.dispatch is not None:
+        answers = await self._launch(store, dag_id, take)
+        return [*answers, *[LATER] * (len(take()) - len(answers))]
+
+    async def _launch(
+        self, store: Store, dag_id: str, take: Callable[[], Sequence[Request]]
+    ) -> list[Triggered | CommandError]:
+        if self.dispatch is None:
+            answers, _ = await store.transact(trigger_runs, self.graphs, dag_id, take)
+            return answers
+        with self.dispatch.admission():
+            capacity = self.dispatch.capacity_for_new_runs()
+            answers, launched = await store.transact(trigger_runs, self.graphs, dag_id, take, capacity)
             # the tasks of others, too: a cancel of this caller must not keep them from their worker
             with trio.CancelScope(shield=True):
                 try:
                     await self.dispatch.hand_over_launched(launched)
                 except Weather as weather:
                     logger.warning("started tasks of %s are left to rescue: %s", dag_id, weather)
-        return [*answers, *[LATER] * (len(take()) - len(answers))]
+        return answers
 
 
 def _together(requests: Sequence[Request]) -> int:

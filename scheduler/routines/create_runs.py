@@ -118,9 +118,10 @@ class CreateRuns:
             if self.vacancies.may_rest():
                 return Progress.again(self.vacancies.seconds_left)
             self.vacancies.about_to_look()
-        capacity = self.dispatch.capacity_for_new_runs()
-        done = await self.store.transact(create_due_runs, self.graphs, self.at_most, capacity)
-        await self.dispatch.hand_over_launched(done.launched)
+        with self.dispatch.admission():
+            capacity = self.dispatch.capacity_for_new_runs()
+            done = await self.store.transact(create_due_runs, self.graphs, self.at_most, capacity)
+            await self.dispatch.hand_over_launched(done.launched)
         if self.vacancies is not None:
             for_seconds = self.pace.seconds if done.wait is None else min(done.wait, self.pace.seconds)
             self.vacancies.seen(somebody_waits=done.somebody_waits, for_seconds=for_seconds)

@@ -55,9 +55,10 @@ class EnqueueTasks:
             if capacity.slots <= 0:
                 return Progress.MORE if self.dispatch.freed != freed else Progress.IDLE
             look = Look(full_runs=full_runs, full_pools=full_pools)
-            done = await self.store.transact(admit_scheduled, self.graphs, self.pictures, capacity, look)
-            self.pictures.keep(done.pictures)
-            await self.dispatch.hand_over(done.placed)
+            with self.dispatch.admission():
+                done = await self.store.transact(admit_scheduled, self.graphs, self.pictures, capacity, look)
+                self.pictures.keep(done.pictures)
+                await self.dispatch.hand_over(done.placed)
             skipped = skipped or done.skipped
             looked_past = len(full_runs) + len(full_pools)
             full_runs |= done.full_runs

@@ -93,9 +93,11 @@ class RecordOutcomes:
         if not turn.plans:
             return {}
         look = Look() if self.dispatch.somebody_waits else None
-        done = await self.store.transact(advance_runs, self.graphs, self.pictures, turn, self.dispatch.capacity(), look)
-        self.pictures.forget(done.stale)
-        self.pictures.keep(done.pictures, finished=done.finished)
-        self.dispatch.give_back(done)
-        await self.dispatch.hand_over(done.placed)
+        with self.dispatch.admission():
+            capacity = self.dispatch.capacity()
+            done = await self.store.transact(advance_runs, self.graphs, self.pictures, turn, capacity, look)
+            self.pictures.forget(done.stale)
+            self.pictures.keep(done.pictures, finished=done.finished)
+            self.dispatch.give_back(done)
+            await self.dispatch.hand_over(done.placed)
         return done.answers

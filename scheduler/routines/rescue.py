@@ -5,15 +5,17 @@ loss fails it. Never started: queued for too long, or by a daemon that is gone; 
 start can no longer be won. Judged on the database's clock, by any daemon.
 
 Started and never handed over: the daemon that admitted it was killed, or its commit went unanswered, before the
-worker heard of it. The daemon which that worker is connected to sees that it does not have the attempt, gives it up
-(from then on it cannot be handed over any more) and only then declares it lost.
+worker heard of it. The daemon which that worker is connected to sees that it does not have the attempt, waits for its
+own admissions that are under way, gives up what they have not brought (from then on it cannot be handed over any more)
+and only then declares it lost. That is at once after an admission that failed; what the server commits even later is
+found at this routine's pace.
 
 After a start or an outage of the database nobody is thought dead for one lease: they could not renew it either.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-from attrs import frozen
+from attrs import field, frozen
 
 from nurseries.routine import Pace, Progress
 from scheduler.model import Outcome, OutcomeKind
@@ -44,24 +46,18 @@ class Stuck:
     """What one look has found."""
 
     taken_back: int
-    overdue: tuple[str, ...] = ()
-    """Tokens of attempts that one of the workers has, or never gets: started for long, or by another daemon, which
-    is no longer connected to it."""
-    recent: tuple[str, ...] = ()
-    """Those that may be on their way."""
+    started: Mapping[str, str] = field(factory=dict)
+    """By token, the worker of each attempt that runs at one of the workers asked for, or is on its way there, or never
+    gets there."""
 
 
 @writer(Lock.TASK_INSTANCE)
-async def rescue_stuck(tx: Transaction, graphs: Graphs, daemon: str, workers: Collection[str], at_most: int) -> Stuck:
-    """Take back attempts that were claimed and never started, and see what this daemon's workers should have."""
+async def rescue_stuck(tx: Transaction, graphs: Graphs, workers: Collection[str], at_most: int) -> Stuck:
+    """Take back attempts that were claimed and never started, and see what these workers should have."""
     tokens = await tasks.tokens_stuck(tx, patience=PATIENCE_SECONDS, at_most=at_most)
-    started = await tasks.running_at(tx, workers, daemon=daemon, patience=PATIENCE_SECONDS) if workers else {}
+    started = await tasks.running_at(tx, workers) if workers else {}
     taken_back = await _lose(tx, graphs, tokens, reason="shutdown", message="it was never started")
-    return Stuck(
-        taken_back=taken_back,
-        overdue=tuple(token for token, overdue in started.items() if overdue),
-        recent=tuple(token for token, overdue in started.items() if not overdue),
-    )
+    return Stuck(taken_back=taken_back, started=started)
 
 
 @writer(Lock.TASK_INSTANCE)
@@ -88,19 +84,26 @@ class Rescue:
     steadiness: Steadiness
     dispatch: Dispatch
     at_most: int = 200
-    pace = Pace(seconds=60)
+    pace = Pace(seconds=PATIENCE_SECONDS)
     wakes_on = (Topic.WORKER_CHANGED, Topic.ATTEMPT_LOST)
 
     async def step(self) -> Progress:
         workers = [worker.worker_id for worker in self.dispatch.executor.workers()]
-        seen = await self.store.transact(rescue_stuck, self.graphs, self.dispatch.place.daemon, workers, self.at_most)
+        seen = await self.store.transact(rescue_stuck, self.graphs, workers, self.at_most)
         found = seen.taken_back
-        missing = self.dispatch.give_up(seen.overdue)
+        missing = await self._missing(workers, seen.started)
         if missing:
+            self.dispatch.give_up(missing)
             found += await self.store.transact(rescue_missing, self.graphs, missing)
         if self.steadiness.is_long_enough:
             found += await self.store.transact(rescue_lost, self.graphs, self.at_most)
-        if found >= self.at_most:
-            return Progress.MORE
-        on_its_way = any(not self.dispatch.executor.holds(token) for token in seen.recent)
-        return Progress.again(PATIENCE_SECONDS) if on_its_way else Progress.IDLE
+        return Progress.MORE if found >= self.at_most else Progress.IDLE
+
+    async def _missing(self, workers: Collection[str], started: Mapping[str, str]) -> list[str]:
+        """Those of the started attempts that never reach their worker. What ended meanwhile runs no more."""
+        await self.dispatch.all_handed_over()
+        missing = self.dispatch.missing(started)
+        if not missing:
+            return []
+        running = await self.store.read(tasks.running_at, workers)
+        return sorted(missing & self.dispatch.missing(running))

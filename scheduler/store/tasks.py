@@ -203,16 +203,15 @@ async def tokens_lost_with(tx: Reading, seats: Iterable[int], *, at_most: int) -
 
 
 _RUNNING_AT = sa.text(
-    "SELECT token, daemon <> CAST(:daemon AS uuid)"
-    " OR started_at < CAST(:now AS timestamptz) - make_interval(secs => :patience) AS overdue"
-    " FROM attempt WHERE state = 'running' AND worker = ANY(CAST(:workers AS uuid[])) ORDER BY token"
+    "SELECT token, worker FROM attempt WHERE state = 'running' AND worker = ANY(CAST(:workers AS uuid[]))"
+    " ORDER BY token"
 )
 
 
-async def running_at(tx: Reading, workers: Collection[str], *, daemon: str, patience: float) -> dict[str, bool]:
-    """Tokens of attempts that run at these workers; True: by another daemon, or over `patience` seconds ago."""
-    parameters = {"now": tx.now, "workers": sorted(workers), "daemon": daemon, "patience": patience}
-    return {str(row["token"]): row["overdue"] for row in await tx.fetch(_RUNNING_AT, parameters)}
+async def running_at(tx: Reading, workers: Collection[str]) -> dict[str, str]:
+    """Tokens of attempts that run at these workers, each with its worker."""
+    rows = await tx.fetch(_RUNNING_AT, {"workers": sorted(workers)})
+    return {str(row["token"]): str(row["worker"]) for row in rows}
 
 
 async def tokens_stuck(tx: Reading, *, patience: float, at_most: int) -> list[str]:

@@ -431,7 +431,7 @@ def _rescue_lost(facts: Facts, daemon: Daemon, side: int) -> Shapes:
 
 @case("rescue_stuck")
 def _rescue_stuck(facts: Facts, daemon: Daemon, side: int) -> Shapes:
-    return {"all": (daemon.graphs, DAEMON, [LIVE], 100), "one": (daemon.graphs, DAEMON, [], 1)}
+    return {"all": (daemon.graphs, [LIVE], 100), "one": (daemon.graphs, [], 1)}
 
 
 @case("rescue_missing")

@@ -140,7 +140,7 @@ async def drain(theatre: Theatre, daemon: Daemon) -> None:
     await theatre.monitor.execute(
         "UPDATE seat SET lease_until = $1 WHERE kind = 'worker'", theatre.now - timedelta(seconds=50)
     )
-    await store.transact(rescue_stuck, graphs, daemon.uuid, [], 100)
+    await store.transact(rescue_stuck, graphs, [], 100)
     await store.transact(rescue_lost, graphs, 100)
     for _ in range(60):
         if not await theatre.rows("SELECT 1 FROM dag_run WHERE state IN ('queued', 'running') LIMIT 1"):

@@ -163,7 +163,7 @@ async def test_a_queued_attempt_that_is_cleared_can_neither_start_nor_report(dsn
         (answer,) = await world.start(old)
         assert "history" in answer.reason
         assert await world.end(old, OutcomeKind.FAILED) == {old[0].token: Verdict.REFUSED}
-        assert await world.store.transact(rescue_stuck, world.graphs, world.daemon, [], 10) == Stuck(taken_back=0)
+        assert await world.store.transact(rescue_stuck, world.graphs, [], 10) == Stuck(taken_back=0)
         await world.judge()
         (new,) = await world.admit()
         assert (new.try_number, new.max_tries) == (2, 2)

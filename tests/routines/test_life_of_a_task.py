@@ -151,13 +151,11 @@ async def test_an_attempt_nobody_started_is_taken_back_after_a_while(dsn: str) -
         world.later(seconds=0)  # from now on time passes as the test has it
         await world.trigger("chain")
         (old,) = await world.admit()
-        assert await world.store.transact(rescue_stuck, world.graphs, world.daemon, [], 10) == Stuck(taken_back=0)
+        assert await world.store.transact(rescue_stuck, world.graphs, [], 10) == Stuck(taken_back=0)
         world.later(seconds=14)
-        assert await world.store.transact(rescue_stuck, world.graphs, world.daemon, [], 10) == Stuck(taken_back=0), (
-            "patience is 20 s"
-        )
+        assert await world.store.transact(rescue_stuck, world.graphs, [], 10) == Stuck(taken_back=0), "patience is 20 s"
         world.later(seconds=7)
-        assert await world.store.transact(rescue_stuck, world.graphs, world.daemon, [], 10) == Stuck(taken_back=1)
+        assert await world.store.transact(rescue_stuck, world.graphs, [], 10) == Stuck(taken_back=1)
         (new,) = await world.admit()
         assert new.token != old.token
         assert not (await world.start([old]))[0].accepted
@@ -369,4 +367,4 @@ async def test_a_lost_attempt_of_a_dead_daemon_is_taken_back_at_once(dsn: str) -
         await world.trigger("chain")
         await world.admit()
         await seats.leave(world.store, world.daemon)
-        assert await world.store.transact(rescue_stuck, world.graphs, world.daemon, [], 10) == Stuck(taken_back=1)
+        assert await world.store.transact(rescue_stuck, world.graphs, [], 10) == Stuck(taken_back=1)

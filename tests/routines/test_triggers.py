@@ -1,6 +1,7 @@
 """Many triggers at once: few transactions, and for each the answer it would have got alone."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from scheduler.commands.trigger import INSTANCES_TOGETHER, TOGETHER
 from scheduler.model import RunState
 from scheduler.store.errors import OutcomeUnknown
 from tests.database import Server
-from tests.stress.probes import Halt
+from tests.stress.probes import cancelled_at_a_lost_commit
 from tests.stress.proxy import Proxy
 from tests.world import World, chain, open_world
 
@@ -202,26 +203,6 @@ async def test_a_cancel_does_not_hide_that_the_outcome_is_unknown(server: Server
     through = dsn.replace(str(server.socket_dir), str(tmp_path))
     async with Proxy.open(Path(server.socket_dir), tmp_path) as proxy, open_world(through, connections=2) as world:
         await world.put(chain(1))
-        halt = Halt("COMMIT")
-        world.store.stepper = halt
-        heard: list[str] = []
-
-        async def call() -> None:
-            try:
-                heard.append(await world.trigger("chain", run_id="perhaps"))
-            except OutcomeUnknown:
-                heard.append("unknown")
-            except trio.Cancelled:
-                heard.append("cancelled")
-                raise
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(call)
-            while not halt.reached:
-                await trio.sleep(0.005)
-            proxy.lose_next_commit(after_server=True)
-            nursery.cancel_scope.cancel()
-            halt.release()
-        world.store.stepper = None
-        assert heard == ["unknown"]
+        heard = await cancelled_at_a_lost_commit(world.store, proxy, partial(world.trigger, "chain", run_id="perhaps"))
+        assert heard == "unknown"
         assert [row["run_id"] for row in await world.rows("SELECT run_id FROM dag_run")] == ["perhaps"]

@@ -109,7 +109,7 @@ async def test_attempts_that_were_never_started_and_workers_that_are_dead_are_si
         await world.start([one])
         world.later(seconds=PATIENCE_SECONDS + 1)
         assert Topic.ATTEMPT_LOST in await seen(world)
-        stuck = await world.store.transact(rescue_stuck, world.graphs, world.daemon, [], 10)
+        stuck = await world.store.transact(rescue_stuck, world.graphs, [], 10)
         assert stuck.taken_back == 1
         assert await world.store.transact(rescue_lost, world.graphs, 10) == 1, "the world's clock is beyond its lease"
         assert Topic.ATTEMPT_LOST not in await seen(world)

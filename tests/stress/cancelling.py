@@ -163,7 +163,7 @@ class Storm:
             "clear": lambda: store.transact(clear_tasks, world.graphs, self._runs(), Selection()),
             "mark": lambda: store.transact(mark_tasks, world.graphs, self._runs(), Selection(), TaskState.SKIPPED),
             "time out": lambda: store.transact(time_out_due_runs, 5),
-            "rescue stuck": lambda: store.transact(rescue_stuck, world.graphs, world.daemon, [], 10),
+            "rescue stuck": lambda: store.transact(rescue_stuck, world.graphs, [], 10),
             "rescue lost": lambda: store.transact(rescue_lost, world.graphs, 10),
             "look": lambda: store.read(look_at, world.graphs, self._runs()),
             "beat": lambda: seats.beat(store, world.daemon),
@@ -226,7 +226,7 @@ class Storm:
         self.world.later(seconds=60)  # no worker has renewed its lease, no start is on its way
         store, graphs = self.world.store, self.world.graphs
         for _ in range(1 + len(await self.world.rows(UNFINISHED))):
-            await store.transact(rescue_stuck, graphs, self.world.daemon, [], 50)
+            await store.transact(rescue_stuck, graphs, [], 50)
             await store.transact(rescue_lost, graphs, 50)
             if not await self.world.rows(UNFINISHED):
                 return

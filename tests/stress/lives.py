@@ -112,7 +112,7 @@ async def test_workers_die_together_and_seats_are_cleared_away(dsn: str) -> None
         world.later(seconds=16)
         assert await world.store.transact(rescue_lost, world.graphs, 10) == 4
         world.later(seconds=10)
-        assert await world.store.transact(rescue_stuck, world.graphs, world.daemon, [], 10) == Stuck(taken_back=1)
+        assert await world.store.transact(rescue_stuck, world.graphs, [], 10) == Stuck(taken_back=1)
         again = await world.admit()
         await world.start(again)
         await world.end(again, result='"again"')

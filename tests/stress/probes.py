@@ -5,10 +5,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import sqlalchemy as sa
+import trio
 
 from scheduler.store import tables as t
+from scheduler.store.errors import OutcomeUnknown
 from scheduler.store.locks import Lock, Mode, Wait, locking
+from scheduler.store.transaction import Store
 from scheduler.store.writer import Transaction, Writer
+from tests.stress.proxy import Proxy
 
 _ONE = locking(Lock.POOL, t.pool.c.name == sa.bindparam("name"), wait=Wait.WAIT)
 _MARK = sa.text("UPDATE pool SET description = :mark WHERE id = ANY(:keys)")
@@ -51,6 +55,33 @@ class Halt:
     def release(self) -> None:
         """Let everybody go on; to be called on the loop's thread."""
         self._go.set()
+
+
+async def cancelled_at_a_lost_commit(store: Store, proxy: Proxy, call: Callable[[], Awaitable[object]]) -> str:
+    """Cancel a call while its COMMIT is under way, whose answer is lost; what it heard: done, unknown or cancelled."""
+    halt = Halt("COMMIT")
+    store.stepper = halt
+    heard: list[str] = []
+
+    async def caller() -> None:
+        try:
+            await call()
+            heard.append("done")
+        except OutcomeUnknown:
+            heard.append("unknown")
+        except trio.Cancelled:
+            heard.append("cancelled")
+            raise
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(caller)
+        while not halt.reached:
+            await trio.sleep(0.005)
+        proxy.lose_next_commit(after_server=True)
+        nursery.cancel_scope.cancel()
+        halt.release()
+    store.stepper = None
+    return heard[0]
 
 
 async def fail(transaction: Transaction, sqlstate: str) -> None:

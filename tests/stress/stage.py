@@ -7,11 +7,14 @@ lets PostgreSQL find the same one by itself, as production would.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import asyncpg
 from attrs import Factory, define, frozen
+
+from tests.database import Server
 
 ROWS = 12
 """Keys of rows that the gate can stop at: 1 to this."""
@@ -313,3 +316,15 @@ def _cycle(actors: Sequence[Actor]) -> Sequence[str]:
                 if pid not in path:
                     paths.append([*path, pid])
     return ()
+
+
+@contextmanager
+def open_stage(server: Server, tables: str) -> Iterator[Stage]:
+    """A stage in a database of its own, in which `tables` have been made."""
+    with server.database(template="template0") as dsn:
+        stage = Stage(dsn)
+        try:
+            stage.sql(tables)
+            yield stage
+        finally:
+            stage.close()

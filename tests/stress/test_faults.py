@@ -1,5 +1,6 @@
 """S10, second part: a whole daemon whose transactions fail, each of its writers once at each statement, goes on."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.interleavings.theatre import loaded
 from tests.stress.cancelling import checked_out, database_of, left_open
 from tests.stress.daemons import Daemon, Ledger, open_daemon
 from tests.stress.probes import fail
+from tests.stress.proxy import Proxy
 from tests.stress.report import tell
 from tests.stress.test_drawn_schedules import some_dags, unfinished
 from tests.world import chain, every
@@ -28,6 +30,29 @@ AT_LEAST = {
 """Writers without which no run comes to its end."""
 ONCE = "SELECT ti_id, try_number FROM attempt WHERE state IN ('success', 'failed', 'skipped') GROUP BY 1, 2"
 PATIENCE_S = 60.0
+
+
+@define(eq=False, kw_only=True)
+class Unanswered(Ledger):
+    """Loses answers to COMMIT of each writer, never of one writer twice in a row."""
+
+    proxy: Proxy
+    times: int = 3
+    lost: Counter[str] = field(factory=Counter)
+    _shaken: set[str] = field(factory=set)
+
+    async def before(self, transaction: Transaction, text: str) -> None:
+        await super().before(transaction, text)
+        name = transaction.name
+        if text == "COMMIT" and self.lost[name] < self.times and name not in self._shaken:
+            self._shaken.add(name)
+            self.lost[name] += 1
+            self.proxy.lose_next_commit(after_server=True)
+
+    async def after(self, transaction: Transaction, text: str) -> None:
+        await super().after(transaction, text)
+        if text == "COMMIT":
+            self._shaken.discard(transaction.name)
 
 
 @define(eq=False)
@@ -74,7 +99,6 @@ async def trigger(one: Daemon, dag_id: str, run_id: str) -> None:
 async def test_s10_a_daemon_outlives_a_fault_at_each_statement_of_each_writer(
     server: Server, dsn: str, tmp_path: Path, sqlstate: str
 ) -> None:
-    """Lost replies to COMMIT are left to test_frozen_server.py: after a lost claim a daemon waits for 20 seconds."""
     faults, runs = Faults(sqlstate=sqlstate), 0
     dags = [*some_dags(), chain(2, "once", rerun_when_lost=False), evolve(chain(1, "clock"), schedule=every(0.3))]
     async with open_bridge() as bridge, open_daemon(bridge, dsn, tmp_path, ledger=Ledger(), number=1) as one:
@@ -108,3 +132,37 @@ async def test_s10_a_daemon_outlives_a_fault_at_each_statement_of_each_writer(
     assert server.sql(f"{ONCE} HAVING count(*) > 1", name) == "", "two attempts of one try were accepted"
     did = f"{len(faults.fired)} statements of {len(faults.writers)} writers of a daemon, {runs} runs"
     tell("scenarios", f"S10: {sqlstate} at {did}: alive, no effect twice")
+
+
+async def test_s10_a_daemon_outlives_commits_that_nobody_answers(server: Server, dsn: str, tmp_path: Path) -> None:
+    """What such a commit has started is found at once: with 20 s for each the limit would not do."""
+    sockets = tmp_path / "sockets"
+    sockets.mkdir()
+    through, runs = dsn.replace(str(server.socket_dir), str(sockets)), 0
+    dags = [*some_dags(), evolve(chain(1, "clock"), schedule=every(0.3))]
+    writers = AT_LEAST - {"start_claimed"}  # nothing here is asked for
+    async with open_bridge() as bridge, Proxy.open(Path(server.socket_dir), sockets) as proxy:
+        ledger = Unanswered(proxy=proxy)
+        async with open_daemon(bridge, through, tmp_path, ledger=Ledger(), number=1) as one:
+            await one.store.transact(store_file, "dags.py", loaded(*dags), frozenset({"dags.py"}))
+            one.store.stepper = ledger
+            with trio.fail_after(PATIENCE_S):
+                while any(ledger.lost[name] < ledger.times for name in writers):
+                    for dag in dags:
+                        runs += 1
+                        await trigger(one, dag.dag_id, f"run-{runs}")
+                    while await one.store.read(unfinished):
+                        await trio.sleep(0.01)
+            one.store.stepper = Ledger()
+            with trio.fail_after(10):
+                while checked_out(one.store):
+                    await trio.sleep(0.01)
+            assert not bridge.error_counts
+    name = database_of(dsn)
+    assert left_open(server, dsn) == ""
+    assert server.sql("SELECT count(*) FROM dag_run WHERE run_type = 'manual'", name) == str(runs)
+    assert server.sql(f"{ONCE} HAVING count(*) > 1", name) == "", "two attempts of one try were accepted"
+    missed = int(server.sql("SELECT count(*) FROM attempt WHERE message = 'it never reached its worker'", name))
+    assert missed > 0, "no lost commit had started a task"
+    did = f"{proxy.lost} answers lost by {len(ledger.lost)} writers of a daemon, {runs} runs, {missed} attempts missed"
+    tell("scenarios", f"S10: COMMIT without an answer: {did}: alive, no effect twice, nothing stuck")

@@ -7,7 +7,7 @@ import pytest
 from tests.database import Server
 from tests.stress.known_bad import CASES, RESET, SHUFFLED, TABLES
 from tests.stress.report import tell
-from tests.stress.stage import Stage
+from tests.stress.stage import Stage, open_stage
 
 pytestmark = pytest.mark.stress
 
@@ -33,13 +33,8 @@ are tests of their own below."""
 
 @pytest.fixture(scope="module")
 def stage(server: Server) -> Iterator[Stage]:
-    with server.database(template="template0") as dsn:
-        stage = Stage(dsn)
-        try:
-            stage.sql(TABLES)
-            yield stage
-        finally:
-            stage.close()
+    with open_stage(server, TABLES) as stage:
+        yield stage
 
 
 @pytest.mark.parametrize("fix", FIXES)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from attrs import evolve
 from scheduler.store.errors import Conflict, OutcomeUnknown, StoreUnavailable
 from tests.database import Server, _as_other_user, running_server
 from tests.stress.cancelling import UNFINISHED, Storm, checked_out, left_open
-from tests.stress.probes import Halt, mark
+from tests.stress.probes import Halt, cancelled_at_a_lost_commit, mark
 from tests.stress.proxy import Proxy
 from tests.stress.report import SEED, tell
 from tests.world import World, chain, every, open_world
@@ -291,27 +292,7 @@ async def test_a_cancel_does_not_hide_an_unknown_outcome(own: Server, own_dsn: s
     through = own_dsn.replace(str(own.socket_dir), str(tmp_path))
     async with Proxy.open(Path(own.socket_dir), tmp_path) as proxy, open_world(through, connections=2) as world:
         await world.commands.set_pool(world.store, name="p", slots=1, description="before")
-        halt = Halt("COMMIT")
-        world.store.stepper = halt
-        heard: list[str] = []
-
-        async def call() -> None:
-            try:
-                await world.store.transact(mark, "p", "after")
-                heard.append("done")
-            except OutcomeUnknown:
-                heard.append("unknown")
-            except trio.Cancelled:
-                heard.append("cancelled")
-                raise
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(call)
-            while not halt.reached:
-                await trio.sleep(0.005)
-            proxy.lose_next_commit(after_server=True)
-            nursery.cancel_scope.cancel()
-            halt.release()
-        world.store.stepper = None
-        assert heard == ["unknown"], "Cancelled means: nothing happened"
+        call = partial(world.store.transact, mark, "p", "after")
+        heard = await cancelled_at_a_lost_commit(world.store, proxy, call)
+        assert heard == "unknown", "Cancelled means: nothing happened"
         assert await described(world, "p") == "after"

@@ -14,7 +14,7 @@ from tests.database import Server
 from tests.interleavings.report import part
 from tests.stress.known_bad import CASES, RESET, SHUFFLED, TABLES, Case
 from tests.stress.report import SEED, number, tell
-from tests.stress.stage import Played, Script, Stage
+from tests.stress.stage import Played, Script, Stage, open_stage
 
 pytestmark = pytest.mark.stress
 
@@ -28,14 +28,9 @@ CURED = number("CURED_EXAMPLES", 40)
 
 @pytest.fixture(scope="module")
 def stage(server: Server) -> Iterator[Stage]:
-    with server.database(template="template0") as dsn:
-        stage = Stage(dsn)
-        try:
-            stage.sql(TABLES)
-            yield stage
-            part("known-bad writers").count(plays=stage.plays, moves=stage.moves)
-        finally:
-            stage.close()
+    with open_stage(server, TABLES) as stage:
+        yield stage
+        part("known-bad writers").count(plays=stage.plays, moves=stage.moves)
 
 
 class FoundIt(Exception):
