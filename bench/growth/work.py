@@ -74,6 +74,7 @@ class StepCost:
             "cpu_s": cost.cpu_s,
             "statements": cost.statements,
             "transactions": cost.transactions,
+            "rollbacks": cost.rollbacks,
             "wal_bytes": cost.wal_bytes,
             "blocks": None if self.blocks is None else self.blocks.total(),
             "most_blocks": None if self.blocks is None else dict(self.blocks.most_common(12)),
