@@ -66,7 +66,7 @@ class Executor(Protocol):
         """Connected workers that take work now, the one with most room first."""
 
     def holds(self, token: str) -> bool:
-        """Whether a connected worker has this attempt, or its unacknowledged outcome."""
+        """Whether a connected worker has this attempt, or its outcome waits to be committed."""
 
     def submit(self, workloads: Sequence[Workload]) -> None:
         """Hand over attempts whose claims are committed; dropped when nobody is there (rescue finds them).

@@ -28,6 +28,10 @@ class Inbox(Generic[T]):
     def __len__(self) -> int:
         return len(self._items)
 
+    def __contains__(self, token: str) -> bool:
+        """Is something said about this attempt?"""
+        return token in self._items
+
     def __repr__(self) -> str:
         return f"<Inbox of {len(self._items)}>"
 

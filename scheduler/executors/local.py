@@ -131,8 +131,8 @@ class LocalExecutor:
         return sorted(berths, key=lambda berth: berth.free, reverse=True)
 
     def holds(self, token: str) -> bool:
-        """Whether a connected worker has this attempt, or its unacknowledged outcome."""
-        return token in self._holder
+        """Whether a connected worker has this attempt, or its outcome waits to be committed."""
+        return token in self._holder or token in self.outcomes
 
     def submit(self, workloads: Sequence[Workload]) -> None:
         """Hand over attempts after the commit of their claims, or of their starts.
@@ -182,10 +182,10 @@ class LocalExecutor:
     def _too_large(self, worker: _Worker, workload: Workload) -> None:
         """One attempt alone exceeds a frame. Not started, it stays queued and is rescued; started, it has failed."""
         log.error("the params or inputs of attempt %s do not fit into one frame", workload.token)
-        if workload.worker is None:
-            return
         worker.running.discard(workload.token)
         self._release(workload.token, worker)
+        if workload.worker is None:
+            return
         self._started.get(workload.worker, set()).discard(workload.token)
         message = "cancelled: its inputs are too large"
         self.outcomes.put(Outcome(token=workload.token, kind=OutcomeKind.FAILED, reason="cancelled", message=message))

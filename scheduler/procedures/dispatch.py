@@ -63,7 +63,7 @@ class Dispatch:
             ended.set()
 
     async def all_handed_over(self) -> None:
-        """Return when every admission that is under way now has ended: within seconds, as transactions are bounded."""
+        """Return when every admission that is under way now has ended."""
         for ended in list(self._under_way):
             await ended.wait()
 
@@ -121,4 +121,7 @@ class Dispatch:
         if not self.sources.has(source_hash, file):
             text = await self.store.read(dags.source_of, source_hash)
             if text is not None:
-                self.sources.write(source_hash, file, text)
+                try:
+                    self.sources.write(source_hash, file, text)
+                except OSError as error:
+                    raise Weather(f"no copy of {file} can be made for its tasks: {error}") from error

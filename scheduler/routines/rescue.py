@@ -15,12 +15,13 @@ After a start or an outage of the database nobody is thought dead for one lease:
 
 from collections.abc import Collection, Mapping, Sequence
 
+import trio
 from attrs import field, frozen
 
 from nurseries.routine import Pace, Progress
 from scheduler.model import Outcome, OutcomeKind
 from scheduler.procedures.dispatch import Dispatch
-from scheduler.procedures.settle import Verdict, settle
+from scheduler.procedures.settle import SHUTDOWN, Verdict, settle
 from scheduler.procedures.steadiness import Steadiness
 from scheduler.store import tasks
 from scheduler.store.documents import Graphs
@@ -31,6 +32,8 @@ from scheduler.store.writer import Transaction, writer
 
 PATIENCE_SECONDS = 20.0
 """How long an attempt may be queued without being started."""
+WAIT_SECONDS = 5.0
+"""How long this waits for admissions that are under way, before it comes back later."""
 
 
 @writer(Lock.SEAT, Lock.TASK_INSTANCE)
@@ -56,14 +59,17 @@ async def rescue_stuck(tx: Transaction, graphs: Graphs, workers: Collection[str]
     """Take back attempts that were claimed and never started, and see what these workers should have."""
     tokens = await tasks.tokens_stuck(tx, patience=PATIENCE_SECONDS, at_most=at_most)
     started = await tasks.running_at(tx, workers) if workers else {}
-    taken_back = await _lose(tx, graphs, tokens, reason="shutdown", message="it was never started")
+    taken_back = await _lose(tx, graphs, tokens, reason=SHUTDOWN, message="it was never started")
     return Stuck(taken_back=taken_back, started=started)
 
 
 @writer(Lock.TASK_INSTANCE)
 async def rescue_missing(tx: Transaction, graphs: Graphs, tokens: Sequence[str]) -> int:
-    """End started attempts that their worker has not got, and that can no longer reach it. Returns how many."""
-    return await _lose(tx, graphs, tokens, reason="worker", message="it never reached its worker")
+    """End started attempts that their worker has not got, and that can no longer reach it. Returns how many.
+
+    No loss is charged to their tasks: no user code has run.
+    """
+    return await _lose(tx, graphs, tokens, reason=SHUTDOWN, message="it never reached its worker")
 
 
 async def _lose(tx: Transaction, graphs: Graphs, tokens: Sequence[str], *, reason: str, message: str) -> int:
@@ -91,19 +97,22 @@ class Rescue:
         workers = [worker.worker_id for worker in self.dispatch.executor.workers()]
         seen = await self.store.transact(rescue_stuck, self.graphs, workers, self.at_most)
         found = seen.taken_back
+        if self.steadiness.is_long_enough:
+            found += await self.store.transact(rescue_lost, self.graphs, self.at_most)
+        with trio.move_on_after(WAIT_SECONDS) as patience:
+            await self.dispatch.all_handed_over()
+        if patience.cancelled_caught:
+            return Progress.again(1.0)
         missing = await self._missing(workers, seen.started)
         if missing:
             self.dispatch.give_up(missing)
             found += await self.store.transact(rescue_missing, self.graphs, missing)
-        if self.steadiness.is_long_enough:
-            found += await self.store.transact(rescue_lost, self.graphs, self.at_most)
         return Progress.MORE if found >= self.at_most else Progress.IDLE
 
     async def _missing(self, workers: Collection[str], started: Mapping[str, str]) -> list[str]:
         """Those of the started attempts that never reach their worker. What ended meanwhile runs no more."""
-        await self.dispatch.all_handed_over()
         missing = self.dispatch.missing(started)
         if not missing:
             return []
         running = await self.store.read(tasks.running_at, workers)
-        return sorted(missing & self.dispatch.missing(running))
+        return sorted(missing & self.dispatch.missing(running))[: self.at_most]

@@ -7,10 +7,11 @@ import trio
 import trio.testing
 
 from nurseries.clock import SystemClock
+from nurseries.routine import Progress
 from nurseries.switchboard import Switchboard
 from scheduler.commands.trigger import Triggers
 from scheduler.loading.sources import PinnedSources
-from scheduler.model import OutcomeKind, Workload
+from scheduler.model import Outcome, OutcomeKind, Workload
 from scheduler.model.facts import FactKind
 from scheduler.procedures.dispatch import Dispatch
 from scheduler.procedures.placement import Placed
@@ -109,6 +110,30 @@ async def test_a_worker_that_hangs_up_meanwhile_is_not_judged(
         assert await world.end(workloads) == {workloads[0].token: Verdict.ACCEPTED}
 
 
+async def test_what_the_daemon_itself_has_ended_is_not_missed(dsn: str, tmp_path: Path) -> None:
+    """As a workload that is too large for its worker: what is said of it waits to be committed."""
+    async with open_world(dsn) as world:
+        rescue, _, executor = _daemon(world, tmp_path)
+        await world.put(chain(1))
+        run = await world.trigger("chain")
+        (workload,) = await world.admit(starts=True)
+        executor.outcomes.put(Outcome(token=workload.token, kind=OutcomeKind.FAILED, reason="cancelled"))
+        await rescue.step()
+        assert (await world.states(run))["t0"] == "running"
+
+
+async def test_rescue_does_not_wait_for_ever(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler.routines.rescue.WAIT_SECONDS", 0.0)
+    async with open_world(dsn) as world:
+        rescue, dispatch, _ = _daemon(world, tmp_path)
+        await world.put(chain(1))
+        run = await world.trigger("chain")
+        await world.admit(starts=True)
+        with dispatch.admission():
+            assert await rescue.step() == Progress.again(1.0)
+        assert (await world.states(run))["t0"] == "running"
+
+
 async def test_what_was_started_by_a_commit_that_nobody_answered_is_found_at_once(
     server: Server, dsn: str, tmp_path: Path
 ) -> None:
@@ -128,6 +153,7 @@ async def test_what_was_started_by_a_commit_that_nobody_answered_is_found_at_onc
         assert Topic.ATTEMPT_LOST in rescue.wakes_on
         await rescue.step()
         assert (await world.states("r"))["t0"] == "scheduled"
+        assert [row["losses"] for row in await world.rows("SELECT losses FROM task_instance")] == [0], "it never ran"
 
 
 async def test_what_the_worker_has_is_left_alone(dsn: str, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ class InstantExecutor:
         return [Berth(worker_id=self.worker, hostname="h", free=free)] if free > 0 else []
 
     def holds(self, token: str) -> bool:
-        return token in self._given
+        return token in self._given or token in self.outcomes
 
     def _end(self, token: str) -> None:
         kind = self._random.choice(ENDS)

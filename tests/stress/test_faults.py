@@ -40,6 +40,8 @@ class Unanswered(Ledger):
     times: int = 3
     lost: Counter[str] = field(factory=Counter)
     _shaken: set[str] = field(factory=set)
+    _doomed: set[int] = field(factory=set)
+    """Transactions whose answer is to be lost: a COMMIT of somebody else may come between."""
 
     async def before(self, transaction: Transaction, text: str) -> None:
         await super().before(transaction, text)
@@ -47,12 +49,16 @@ class Unanswered(Ledger):
         if text == "COMMIT" and self.lost[name] < self.times and name not in self._shaken:
             self._shaken.add(name)
             self.lost[name] += 1
+            self._doomed.add(id(transaction))
             self.proxy.lose_next_commit(after_server=True)
 
     async def after(self, transaction: Transaction, text: str) -> None:
         await super().after(transaction, text)
         if text == "COMMIT":
             self._shaken.discard(transaction.name)
+            if id(transaction) in self._doomed:  # it was answered after all
+                self._doomed.discard(id(transaction))
+                self.lost[transaction.name] -= 1
 
 
 @define(eq=False)
