@@ -1,5 +1,7 @@
 """An attempt that was started in the database and never reached its worker is found, and can then never run."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,20 @@ def _placed(world: World, workloads: list[Workload]) -> Placed:
     return Placed(workloads=tuple(workloads), whereabouts=world.whereabouts)
 
 
+@asynccontextmanager
+async def _looked_at(rescue: Rescue, world: World) -> AsyncIterator[list[Workload]]:
+    """Attempts that are on their way, when rescue has seen that they are started."""
+    async with trio.open_nursery() as nursery:
+        with rescue.dispatch.admission():
+            workloads = await world.admit(starts=True)
+            before = world.store.transactions
+            nursery.start_soon(rescue.step)
+            while world.store.transactions == before:
+                await trio.sleep(0.005)
+            await trio.testing.wait_all_tasks_blocked(0.05)  # time enough to do wrong, if it did not wait
+            yield workloads
+
+
 async def test_what_was_never_handed_over_is_taken_back_and_stays_back(dsn: str, tmp_path: Path) -> None:
     async with open_world(dsn) as world:
         rescue, dispatch, executor = _daemon(world, tmp_path)
@@ -63,12 +79,8 @@ async def test_what_is_on_its_way_is_waited_for(dsn: str, tmp_path: Path) -> Non
         rescue, dispatch, executor = _daemon(world, tmp_path)
         await world.put(chain(1))
         run = await world.trigger("chain")
-        async with trio.open_nursery() as nursery:
-            with dispatch.admission():
-                workloads = await world.admit(starts=True)
-                nursery.start_soon(rescue.step)
-                await trio.testing.wait_all_tasks_blocked(0.05)
-                await dispatch.hand_over(_placed(world, workloads))
+        async with _looked_at(rescue, world) as workloads:
+            await dispatch.hand_over(_placed(world, workloads))
         assert (await world.states(run))["t0"] == "running"
         assert len(executor.outcomes) == 1, "it ran"
         assert await world.end(workloads) == {workloads[0].token: Verdict.ACCEPTED}
@@ -79,14 +91,10 @@ async def test_what_ends_while_rescue_looks_is_not_missed(dsn: str, tmp_path: Pa
         rescue, dispatch, executor = _daemon(world, tmp_path)
         await world.put(chain(1))
         run = await world.trigger("chain")
-        async with trio.open_nursery() as nursery:
-            with dispatch.admission():
-                workloads = await world.admit(starts=True)
-                nursery.start_soon(rescue.step)
-                await trio.testing.wait_all_tasks_blocked(0.05)
-                await dispatch.hand_over(_placed(world, workloads))
-                await world.end(workloads)
-                executor.acknowledge([workloads[0].token])
+        async with _looked_at(rescue, world) as workloads:
+            await dispatch.hand_over(_placed(world, workloads))
+            await world.end(workloads)
+            executor.acknowledge([workloads[0].token])
         assert (await world.states(run))["t0"] == "success"
         assert FactKind.REPORT_REFUSED not in {fact.kind for fact in world.facts}, "nobody said that it was lost"
 
@@ -96,15 +104,11 @@ async def test_a_worker_that_hangs_up_meanwhile_is_not_judged(
 ) -> None:
     """It keeps its attempts, and says so when it calls again."""
     async with open_world(dsn) as world:
-        rescue, dispatch, executor = _daemon(world, tmp_path)
+        rescue, _, executor = _daemon(world, tmp_path)
         await world.put(chain(1))
         run = await world.trigger("chain")
-        async with trio.open_nursery() as nursery:
-            with dispatch.admission():
-                workloads = await world.admit(starts=True)
-                nursery.start_soon(rescue.step)
-                await trio.testing.wait_all_tasks_blocked(0.05)
-                monkeypatch.setattr(InstantExecutor, "workers", lambda _: [])
+        async with _looked_at(rescue, world) as workloads:
+            monkeypatch.setattr(InstantExecutor, "workers", lambda _: [])
         assert not executor.holds(workloads[0].token)
         assert (await world.states(run))["t0"] == "running"
         assert await world.end(workloads) == {workloads[0].token: Verdict.ACCEPTED}
